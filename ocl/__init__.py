@@ -1,0 +1,3 @@
+"""Learn, freeze and probe object-centric representations."""
+
+__version__ = "0.1.0"

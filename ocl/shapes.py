@@ -1,0 +1,94 @@
+"""The letters and the four things that flow through the library.
+
+Letters used in every docstring and at every line where a tensor changes shape:
+
+    B batch    T time     N tokens   K slots    M true objects (an upper bound; padded)
+    D width    H W image  h w mask or token grid   C classes   A actions
+
+`Slots` is the waist: whatever makes objects ends there, whatever uses objects starts there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+IGNORE = -1
+"""Segmentation label of pixels that no metric may count (unlabelled, boundary, overlap)."""
+
+
+@dataclass
+class Batch:
+    """Images with whatever is known about the objects in them.
+
+    images:       (B 3 H W) float32 in [0, 1], or uint8 in 0..255 (see `images_as_float`).
+    segmentation: (B H W) int64 label map: 0 background, m + 1 the object in column m of `objects`, `IGNORE` unknown.
+    objects:      true attributes, each (B M ...), padded to M columns. "visible" (B M) bool is always among them when
+                  the dict is not empty; columns that are not visible hold arbitrary values. Integer tensors are
+                  categories, floating tensors are quantities. The usual names: "position" (B M 2) as (x, y) in [0, 1]
+                  with y pointing down the image, "shape", "color" (category) or "rgb" (B M 3), "scale", "angle".
+    """
+
+    images: Tensor
+    segmentation: Tensor | None = None
+    objects: dict[str, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return int(self.images.shape[0])
+
+
+@dataclass
+class Features:
+    """tokens: (B N D) in raster order; grid: (h, w) with h * w = N."""
+
+    tokens: Tensor
+    grid: tuple[int, int]
+
+
+@dataclass
+class Slots:
+    """A set of object vectors per image, in no particular order unless the encoder says otherwise.
+
+    vectors: (B K D) float.
+    masks:   (B K h w) float in [0, 1], soft assignment of image regions to slots; None where the encoder has none.
+    valid:   (B K) bool; False marks padding, which consumers must ignore.
+    """
+
+    vectors: Tensor
+    masks: Tensor | None
+    valid: Tensor
+
+    @staticmethod
+    def of(vectors: Tensor, masks: Tensor | None = None) -> Slots:
+        """All K slots valid."""
+        return Slots(vectors, masks, torch.ones(vectors.shape[:2], dtype=torch.bool, device=vectors.device))
+
+
+@dataclass
+class Decoded:
+    """What a decoder predicts from slots.
+
+    prediction: (B 3 H W) for pixel decoders, (B N D) for feature decoders.
+    masks:      (B K h w), sums to one over K.
+    """
+
+    prediction: Tensor
+    masks: Tensor
+
+
+def images_as_float(images: Tensor) -> Tensor:
+    """(B 3 H W) uint8 or float -> float32 in [0, 1].
+
+    Raises:
+        ValueError: not four dimensions or not three channels.
+        TypeError: neither uint8 nor floating.
+    """
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must be (B, 3, H, W), got {tuple(images.shape)}; add a batch axis or permute channels.")
+    if images.dtype == torch.uint8:
+        return images.float() / 255.0
+    if not images.is_floating_point():
+        raise TypeError(f"images must be uint8 in 0..255 or floating in [0, 1], got {images.dtype}.")
+    return images.float()

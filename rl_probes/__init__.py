@@ -1,0 +1,1 @@
+"""What agents and reward predictors can do with frozen object-centric representations."""
