@@ -189,9 +189,10 @@ class FeatureStore:
         order = np.argsort(wanted, kind="stable")
         numbers, rows = np.divmod(wanted[order].astype(np.int64), self.shard_size)
         touched, starts = np.unique(numbers, return_index=True)
+        edges = np.append(starts, wanted.size)
         names = self._names(fields)
         out = {name: np.empty((wanted.size, *self.fields[name].shape), self.fields[name].dtype) for name in names}
-        for number, start, stop in zip(touched, starts, [*starts[1:], wanted.size], strict=True):
+        for number, start, stop in zip(touched, edges[:-1], edges[1:], strict=True):
             arrays, places, here = self._shards[number].arrays, order[start:stop], rows[start:stop]
             for name in names:
                 out[name][places] = arrays[name][here]
