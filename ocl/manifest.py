@@ -11,7 +11,18 @@ from typing import Any
 
 from ocl.files import write_json
 
-PACKAGES = ("ocl-research", "torch", "torchvision", "pytorch-lightning", "timm", "numpy", "scipy", "stable-baselines3", "gymnasium", "envpool")
+PACKAGES = (
+    "ocl-research",
+    "torch",
+    "torchvision",
+    "pytorch-lightning",
+    "timm",
+    "numpy",
+    "scipy",
+    "stable-baselines3",
+    "gymnasium",
+    "envpool",
+)
 
 
 def versions() -> dict[str, str]:

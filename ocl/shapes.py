@@ -1,4 +1,4 @@
-"""The letters and the four things that flow through the library.
+"""The letters and the things that flow through the library.
 
 Letters used in every docstring and at every line where a tensor changes shape:
 
@@ -78,6 +78,15 @@ class Decoded:
     masks: Tensor
 
 
+@dataclass
+class Output:
+    """One forward pass of an object-centric model: what losses and metrics may read."""
+
+    features: Features
+    slots: Slots
+    decoded: Decoded
+
+
 def images_as_float(images: Tensor) -> Tensor:
     """(B 3 H W) uint8 or float -> float32 in [0, 1].
 
@@ -86,7 +95,9 @@ def images_as_float(images: Tensor) -> Tensor:
         TypeError: neither uint8 nor floating.
     """
     if images.ndim != 4 or images.shape[1] != 3:
-        raise ValueError(f"images must be (B, 3, H, W), got {tuple(images.shape)}; add a batch axis or permute channels.")
+        raise ValueError(
+            f"images must be (B, 3, H, W), got {tuple(images.shape)}; add a batch axis or permute channels."
+        )
     if images.dtype == torch.uint8:
         return images.float() / 255.0
     if not images.is_floating_point():

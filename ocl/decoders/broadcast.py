@@ -1,0 +1,83 @@
+"""Spatial broadcast decoder: every slot paints an image and a mask; the masks compete per pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ocl.position import PositionEmbedding
+from ocl.shapes import Decoded
+
+
+class BroadcastDecoder(nn.Module):
+    """Tile each slot over a grid, add a position embedding, and run transposed convolutions to RGB and alpha.
+
+        (R_k, alpha_k) = CNN(tile(s_k) + position);  m = softmax over k of alpha;  prediction = sum over k of m_k R_k
+
+    The published decoder starts from 8 x 8 with strides (2, 2, 2, 2, 1) and ends with a 3 x 3 convolution to four
+    channels; RGB is not squashed and lives in [-1, 1] (Locatello et al. 2020). The first convolution sees a slot that
+    is constant over the grid plus a map that is the same for all slots, and is computed as just that:
+    conv(tile(s) + p) = M s + conv(p), with M the layer's response to constant inputs (exact, borders included).
+
+    Args:
+        dim: slot width D.
+        grid: (h, w) of the first map.
+        channels: width of the hidden maps.
+        strides: one per hidden transposed convolution; their product times the grid is the image size.
+        kernel_size: of the hidden layers; odd.
+    """
+
+    def __init__(
+        self,
+        dim: int = 64,
+        grid: tuple[int, int] = (8, 8),
+        channels: int = 64,
+        strides: Sequence[int] = (2, 2, 2, 2, 1),
+        kernel_size: int = 5,
+    ) -> None:
+        super().__init__()
+        if not strides or kernel_size % 2 == 0:
+            raise ValueError(f"needs at least one hidden layer and an odd kernel, got {list(strides)}, {kernel_size}.")
+        self.dim = dim
+        self.grid = (grid[0], grid[1])
+        self.position = PositionEmbedding(dim, self.grid)
+        self.hidden = nn.ModuleList(
+            nn.ConvTranspose2d(
+                dim if index == 0 else channels,
+                channels,
+                kernel_size,
+                stride,
+                kernel_size // 2,
+                output_padding=stride - 1,
+            )
+            for index, stride in enumerate(strides)
+        )
+        self.output = nn.Conv2d(channels, 4, 3, padding=1)
+
+    def forward(self, slots: Tensor) -> Decoded:
+        """slots (B K D) -> prediction (B 3 H W) in [-1, 1], masks (B K H W)."""
+        batch, count, dim = slots.shape
+        if dim != self.dim:
+            raise ValueError(f"slots must be (B, K, {self.dim}), got {tuple(slots.shape)}.")
+        maps = F.relu(self._first(slots.flatten(0, 1)))
+        for layer in self.hidden[1:]:
+            maps = F.relu(layer(maps))
+        painted = self.output(maps).unflatten(0, (batch, count))  # (B K 4 H W)
+        masks = painted[:, :, 3].float().softmax(dim=1)
+        prediction = torch.einsum("bkhw,bkchw->bchw", masks.to(painted.dtype), painted[:, :, :3])
+        return Decoded(prediction, masks)
+
+    def _first(self, slots: Tensor) -> Tensor:
+        """First hidden layer before ReLU: slots (BK D) -> (BK C h' w')."""
+        layer = self.hidden[0]
+        settings = (layer.stride, layer.padding, layer.output_padding)
+        # Response of each (input, output) channel pair to a constant: (D C h' w') from one map of ones.
+        ones = slots.new_ones(1, 1, *self.grid)
+        kernels = layer.weight.flatten(0, 1).unsqueeze(0)  # (1 DC k k)
+        response = F.conv_transpose2d(ones, kernels, None, *settings)[0]
+        static = F.conv_transpose2d(self.position().unsqueeze(0), layer.weight, layer.bias, *settings)[0]  # (C h' w')
+        mixed = slots @ response.view(self.dim, -1)
+        return mixed.view(-1, *static.shape) + static

@@ -1,0 +1,107 @@
+"""Slot Attention (Locatello et al. 2020, arXiv 2006.15055), computed in the cheaper of two exactly equal orders."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ocl.shapes import Features, Slots
+from ocl.slots.competition import Competition
+
+
+class SlotAttention(nn.Module):
+    """Slots compete for tokens, then each is updated by the weighted mean of what it won.
+
+    With X^ = LayerNorm(X) (B N F) computed once and S0 (B K D) given, for t = 1..T:
+
+        Q = LayerNorm(S) Wq * D^-1/2                        (B K D)
+        A = softmax over the K axis of Q (X^ Wk)^T          (B K N)
+        W = (A + epsilon) / sum over N of (A + epsilon)     weighted mean over tokens
+        U = W (X^ Wv)                                       (B K D)
+        S = GRU(input U, state S)                           the state is the slot itself, not its LayerNorm
+        S = S + MLP(LayerNorm(S))
+
+    Since K is far below N, keys and values are never formed: Q (X^ Wk)^T = (Q Wk^T) X^^T and
+    W (X^ Wv) = (W X^) Wv, which needs no (N, F, D) product. Softmax and renormalisation run in float32 whatever
+    the autocast type, so that a slot that wins nothing averages all tokens instead of dividing zero by zero.
+
+    Initialisation follows the official code: Glorot uniform weights without bias for Wq, Wk, Wv; Glorot input and
+    orthogonal recurrent GRU weights; zero biases; LayerNorm epsilon 1e-3.
+
+    Args:
+        dim: slot width D.
+        token_dim: token width F; D where None.
+        iterations: T.
+        hidden_dim: width of the residual MLP.
+        epsilon: added to the attention before renormalisation.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        token_dim: int | None = None,
+        iterations: int = 3,
+        hidden_dim: int = 128,
+        epsilon: float = 1e-8,
+    ) -> None:
+        super().__init__()
+        if iterations < 1:
+            raise ValueError(f"iterations must be at least 1, got {iterations}.")
+        token_dim = dim if token_dim is None else token_dim
+        self.dim, self.token_dim, self.iterations, self.epsilon = dim, token_dim, iterations, epsilon
+        self.norm_tokens = nn.LayerNorm(token_dim, eps=1e-3)
+        self.norm_slots = nn.LayerNorm(dim, eps=1e-3)
+        self.norm_mlp = nn.LayerNorm(dim, eps=1e-3)
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key = nn.Linear(token_dim, dim, bias=False)
+        self.value = nn.Linear(token_dim, dim, bias=False)
+        self.gru = nn.GRUCell(dim, dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, dim))
+        self._initialise()
+
+    def _initialise(self) -> None:
+        for layer in (self.query, self.key, self.value, self.mlp[0], self.mlp[2]):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        nn.init.xavier_uniform_(self.gru.weight_ih)
+        nn.init.orthogonal_(self.gru.weight_hh)
+        nn.init.zeros_(self.gru.bias_ih)
+        nn.init.zeros_(self.gru.bias_hh)
+
+    def forward(self, features: Features, slots: Tensor, iterations: int | None = None) -> Slots:
+        """tokens (B N F), initial slots (B K D) -> vectors (B K D), masks (B K h w): the last A."""
+        tokens = features.tokens
+        self._check(features, slots)
+        competition = Competition(self.norm_tokens(tokens), self.epsilon)
+        for _ in range(self.iterations if iterations is None else iterations):
+            query = self.query(self.norm_slots(slots)) * self.dim**-0.5
+            attention, pooled = competition(query @ self.key.weight)  # (B K N), (B K F)
+            slots = self._gru(self.value(pooled), slots)
+            slots = slots + self.mlp(self.norm_mlp(slots))
+        return Slots.of(slots, attention.unflatten(-1, features.grid))
+
+    def _gru(self, update: Tensor, slots: Tensor) -> Tensor:
+        """GRUCell written as matrix products over (B K D), so that a compiler fuses the gates without graph breaks."""
+        cell = self.gru
+        reset_in, keep_in, new_in = F.linear(update, cell.weight_ih, cell.bias_ih).chunk(3, dim=-1)
+        reset_state, keep_state, new_state = F.linear(slots, cell.weight_hh, cell.bias_hh).chunk(3, dim=-1)
+        reset = torch.sigmoid(reset_in + reset_state)
+        keep = torch.sigmoid(keep_in + keep_state)
+        new = torch.tanh(new_in + reset * new_state)
+        return torch.lerp(new.to(slots.dtype), slots, keep.to(slots.dtype))
+
+    def _check(self, features: Features, slots: Tensor) -> None:
+        tokens, (height, width) = features.tokens, features.grid
+        if tokens.ndim != 3 or tokens.shape[-1] != self.token_dim or tokens.shape[1] != height * width:
+            raise ValueError(
+                f"tokens must be (B, {height} * {width}, {self.token_dim}) for this grid and module, "
+                f"got {tuple(tokens.shape)}."
+            )
+        if slots.ndim != 3 or slots.shape[0] != tokens.shape[0] or slots.shape[-1] != self.dim:
+            raise ValueError(f"slots must be ({tokens.shape[0]}, K, {self.dim}), got {tuple(slots.shape)}.")
+        if slots.shape[1] > tokens.shape[1]:
+            raise ValueError(
+                f"{slots.shape[1]} slots cannot share {tokens.shape[1]} tokens; use fewer slots or a finer grid."
+            )

@@ -1,0 +1,54 @@
+"""First slots: where the iterations of a grouping module start."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class RandomSlots(nn.Module):
+    """Independent samples of one learned Gaussian: S0 = mu + exp(log_sigma) * eps, eps ~ N(0, I).
+
+    mu and log_sigma (D) are shared by all slots, so K is free at every call and slots are exchangeable.
+    Initialisation as in the official code: uniform with bound sqrt(6 / (1 + D)) (Locatello et al. 2020,
+    arXiv 2006.15055).
+    """
+
+    def __init__(self, num_slots: int, dim: int) -> None:
+        super().__init__()
+        if num_slots < 1 or dim < 1:
+            raise ValueError(f"num_slots and dim must be positive, got {num_slots} and {dim}.")
+        self.num_slots = num_slots
+        self.dim = dim
+        bound = (6 / (1 + dim)) ** 0.5
+        self.mu = nn.Parameter(torch.empty(dim).uniform_(-bound, bound))
+        self.log_sigma = nn.Parameter(torch.empty(dim).uniform_(-bound, bound))
+
+    def forward(self, batch_size: int, num_slots: int | None = None, noise: Tensor | None = None) -> Tensor:
+        """(B K D); `noise` (K D) or (B K D) replaces the draw of eps, which makes the start reproducible."""
+        count = self.num_slots if num_slots is None else num_slots
+        if noise is None:
+            noise = torch.randn(batch_size, count, self.dim, device=self.mu.device, dtype=self.mu.dtype)
+        elif noise.shape[-2:] != (count, self.dim):
+            raise ValueError(f"noise must end in (K, D) = ({count}, {self.dim}), got {tuple(noise.shape)}.")
+        return (self.mu + self.log_sigma.exp() * noise).expand(batch_size, count, self.dim)
+
+
+class LearnedSlots(nn.Module):
+    """One learned vector per slot (K D), Xavier uniform: slots keep a fixed, meaningful order and K is fixed."""
+
+    def __init__(self, num_slots: int, dim: int) -> None:
+        super().__init__()
+        if num_slots < 1 or dim < 1:
+            raise ValueError(f"num_slots and dim must be positive, got {num_slots} and {dim}.")
+        self.num_slots = num_slots
+        self.dim = dim
+        self.slots = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_slots, dim)))
+
+    def forward(self, batch_size: int, num_slots: int | None = None, noise: Tensor | None = None) -> Tensor:
+        """(B K D); learned starts use no `noise`."""
+        if num_slots not in (None, self.num_slots):
+            raise ValueError(
+                f"learned initial slots are fixed at K = {self.num_slots}, got {num_slots}; use RandomSlots to vary K."
+            )
+        return self.slots.expand(batch_size, self.num_slots, self.dim)
