@@ -38,11 +38,15 @@ class Scenes(Dataset[Item], ABC):
     """The names of the classes of every integer attribute."""
 
     def __init__(self, size: int, seed: int = 0, block: int = 32) -> None:
-        for name, value, least in (("size", size, 1), ("seed", seed, 0), ("block", block, 1)):
+        for name, value, least, limit in (
+            ("size", size, 1, 2**40),
+            ("seed", seed, 0, 2**32),
+            ("block", block, 1, 2**20),
+        ):
             if isinstance(value, bool) or not isinstance(value, int | np.integer):
                 raise TypeError(f"{type(self).__name__}: {name} must be an integer, got {value!r}.")
-            if not least <= value < 2**63:
-                raise ValueError(f"{type(self).__name__}: {name} must be at least {least}, got {value}.")
+            if not least <= value < limit:
+                raise ValueError(f"{type(self).__name__}: {name} must be in {least}..{limit - 1}, got {value}.")
         self.size, self.seed, self.block = int(size), int(seed), int(block)
         self._recent: OrderedDict[int, Item] = OrderedDict()
 
