@@ -73,7 +73,8 @@ class SceneDataModule(LightningDataModule):
     and test are read in order. The number of workers changes speed only.
 
     Args:
-        train, val, test: map-style data sets; the absent ones have no loader.
+        train, val, test: map-style data sets; the absent ones have no loader. (Bare `Dataset`, because jsonargparse
+            offers no subclasses of a subscripted class.)
         batch_size: images per batch and process.
         num_workers: processes that read; 0 reads in the training process.
         seed: of the training order; the data sets have their own.
@@ -85,9 +86,9 @@ class SceneDataModule(LightningDataModule):
 
     def __init__(
         self,
-        train: Dataset[Any] | None = None,
-        val: Dataset[Any] | None = None,
-        test: Dataset[Any] | None = None,
+        train: Dataset | None = None,  # type: ignore[type-arg]
+        val: Dataset | None = None,  # type: ignore[type-arg]
+        test: Dataset | None = None,  # type: ignore[type-arg]
         batch_size: int = 64,
         num_workers: int = 0,
         seed: int = 0,
