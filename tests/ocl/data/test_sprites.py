@@ -57,17 +57,18 @@ def test_on_the_fine_grid_a_stamp_is_the_supersampled_sprite():
 
 def test_a_pixel_belongs_to_the_last_sprite_that_covers_half_of_it():
     generator = np.random.default_rng(0)
-    _, shape, color, scale, visible = random_sprites(20, 5, seed=1)
+    _, shape, color, _, visible = random_sprites(20, 5, seed=1)
     position = generator.integers(100, 541, (20, 5, 2)) / 640  # on the fine grid: the coverage is a count
+    scale = generator.choice([0.1512, 0.2234], (20, 5))  # no square's edge falls between two fine cells
     _, segmentation = SpriteRenderer(64).render(position, shape, color, scale, visible)
     decided = 0
     for i in range(20):
         expected = np.zeros((64, 64), dtype=np.uint8)
-        clear = np.ones((64, 64), dtype=bool)  # edges on the border of two fine cells may round either way
+        clear = np.ones((64, 64), dtype=bool)  # corners on the border of two fine cells round either way
         for m in range(5):
             covered = coverage(position[i, m], shape[i, m], scale[i, m], 64)
             expected[covered >= 0.5] = m + 1
-            clear &= abs(covered - 0.5) > 0.06
+            clear &= abs(covered - 0.5) > 0.08
         assert np.array_equal(segmentation[i][clear], expected[clear])
         decided += clear.mean() / 20
     assert decided > 0.98
