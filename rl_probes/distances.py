@@ -18,24 +18,18 @@ at s'. Rewards of (s, a, s') do need it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from rl_probes.statistics import Estimate
 
 CHANCE = 0.5**0.5
 """The distance between unrelated rewards."""
 
 Reward = Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], NDArray[Any]]
 """(n ...) states, (n ...) actions, (n ...) next states -> (n) rewards."""
-
-
-class Interval(NamedTuple):
-    """A value and the ends of its bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def pearson_distance(first: ArrayLike, second: ArrayLike, weights: ArrayLike | None = None) -> float:
@@ -57,7 +51,7 @@ def pearson_distance_interval(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> Interval:
+) -> Estimate:
     """The same with a percentile bootstrap over whole episodes; `episodes` (n) names each sample's episode.
 
     Steps of an episode depend on each other, so resampling steps would claim too narrow an interval.
@@ -68,12 +62,12 @@ def pearson_distance_interval(
     np.add.at(sums, index, _moments(x, y))
     drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=resamples)
     low, high = np.quantile(_distance_of_moments(drawn @ sums), [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(_distance_of_moments(sums.sum(0)[None])[0]), float(low), float(high))
+    return Estimate(float(_distance_of_moments(sums.sum(0)[None])[0]), float(low), float(high))
 
 
 def bootstrap(
     statistic: Callable[..., float], *arrays: NDArray[Any], resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> Interval:
+) -> Estimate:
     """Percentile bootstrap of `statistic(*arrays)` over the shared first axis (episodes); NaN draws are left out."""
     count = len(arrays[0])
     generator = np.random.default_rng(seed)
@@ -83,7 +77,7 @@ def bootstrap(
         draws.append(statistic(*(array[chosen] for array in arrays)))
     found = np.asarray(draws)[~np.isnan(draws)]
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2]) if found.size else (np.nan, np.nan)
-    return Interval(float(statistic(*arrays)), float(low), float(high))
+    return Estimate(float(statistic(*arrays)), float(low), float(high))
 
 
 def canonical_tabular(

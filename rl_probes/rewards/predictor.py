@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from typing import Literal
@@ -22,8 +21,8 @@ class RewardPredictor(nn.Module, ABC):
     What every implementation owes its callers:
     - the order of slots, of next slots and of goal slots changes nothing, each on its own;
     - padding (valid False) has neither influence nor attribution, whatever it holds;
-    - a state without any valid slot gets the middle of `bounds` (0 where they are infinite) and is flagged in
-      `extras["empty"]`, never NaN;
+    - a state without any valid slot gets the value within `bounds` nearest to zero, never NaN, and is flagged in
+      `extras["empty"]`;
     - attribution is additive (it sums to the reward) or leave-one-out, and `attribution_kind` says which.
 
     requires:         fields of `SlotTransition` beyond `slots` that it reads.
@@ -53,10 +52,10 @@ class RewardPredictor(nn.Module, ABC):
         self.check(transition)
         empty = ~_valid(transition).any(1)
         output = self.predict(transition)
-        neutral = sum(self.bounds) / 2 if all(map(math.isfinite, self.bounds)) else 0.0
+        neutral = min(max(0.0, self.bounds[0]), self.bounds[1])
         output.reward = output.reward.masked_fill(empty, neutral)
         if output.progress is not None:
-            output.progress = output.progress.masked_fill(empty, 0.5)
+            output.progress = output.progress.masked_fill(empty, 0.0)
         output.extras["empty"] = empty
         if output.attribution is None and attribute:
             output.attribution = self._leave_one_out(transition, output.reward)

@@ -48,7 +48,8 @@ class PotentialShaping(RewardPredictor):
         self.check(transition)
         now = self.potential(transition)
         then = self.potential(transition.advanced())
-        assert transition.rewards is not None and transition.terminated is not None
+        assert transition.rewards is not None
+        assert transition.terminated is not None
         reward = shape(transition.rewards.float(), now.reward, then.reward, transition.terminated, self.gamma)
         extras = {"empty": now.extras["empty"], "potential": now.reward, "next_potential": then.reward}
         attribution = self._leave_one_out(transition, reward) if attribute else None

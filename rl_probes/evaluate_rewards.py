@@ -1,0 +1,133 @@
+"""How good a progress predictor is, always beside controls that a useful one must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from rich.table import Table
+from scipy.stats import rankdata
+
+from rl_probes.distances import bootstrap, pearson_distance_interval
+from rl_probes.fit_rewards import predict_recording
+from rl_probes.recording import Recording
+from rl_probes.rewards.predictor import RewardPredictor
+from rl_probes.statistics import Estimate
+
+METRICS = {
+    "epic": "distance to the true progress over states, chance 0.707",
+    "step_distance": "distance of gamma * p(s') - p(s) to the true difference, chance 0.707",
+    "spearman": "rank correlation within a trajectory, mean",
+    "success_auroc": "success of an episode by its last value, chance 0.5",
+}
+
+
+def auroc(score: ArrayLike, positive: ArrayLike) -> float:
+    """Probability that a positive scores above a negative, ties half: the Mann-Whitney statistic. NaN where one of the
+    two is absent."""
+    score, positive = np.asarray(score), np.asarray(positive, bool)
+    count, others = int(positive.sum()), int((~positive).sum())
+    if not count or not others:
+        return float("nan")
+    ranks = rankdata(score)[positive].sum()
+    return float((ranks - count * (count + 1) / 2) / (count * others))
+
+
+def spearman_per_trajectory(
+    first: NDArray[Any], second: NDArray[Any], episodes: NDArray[Any]
+) -> tuple[NDArray[np.float64], int]:
+    """Spearman's correlation inside every episode, and how many episodes were dropped because `second` (the truth) is
+    constant there. A constant `first` correlates with nothing: 0."""
+    found, dropped = [], 0
+    for name in np.unique(episodes):
+        x, y = first[episodes == name], second[episodes == name]
+        if np.ptp(y) == 0:
+            dropped += 1
+        elif np.ptp(x) == 0:
+            found.append(0.0)
+        else:
+            found.append(float(np.corrcoef(rankdata(x), rankdata(y))[0, 1]))
+    return np.asarray(found), dropped
+
+
+def controls(recording: Recording, seed: int = 0) -> dict[str, NDArray[np.float64]]:
+    """Progress predictions (n) that know nothing of the slots, and the truth itself as the ceiling."""
+    return {
+        "constant": np.full(len(recording), 0.5),
+        "random": np.random.default_rng(seed).random(len(recording)),
+        "clock": recording.step.astype(np.float64),
+        "oracle": recording.progress.astype(np.float64),
+    }
+
+
+def evaluate_progress(
+    predictors: Mapping[str, RewardPredictor],
+    recording: Recording,
+    *,
+    gamma: float = 0.99,
+    split: str = "test",
+    seed: int = 0,
+    resamples: int = 1000,
+) -> list[dict[str, Any]]:
+    """Every predictor and every control against the true progress, with 95 % intervals over episodes.
+
+    Rows are {"name": "reward/<predictor>/<metric>", "value", "unit", "seed", "split", "low", "high"}; `METRICS` says
+    what the metrics are. Frames whose progress is unknown are left out; so are, for `success_auroc`, episodes that were cut.
+
+    Raises:
+        ValueError: a head that was fitted on another encoder's slots, or no frame with a known progress.
+    """
+    known = ~np.isnan(recording.progress)
+    if not known.any():
+        raise ValueError("no frame of the recording has a known progress; this world has none to compare with.")
+    scores = {name: predict_recording(predictor, recording) for name, predictor in predictors.items()}
+    truth = recording.progress.astype(np.float64)
+    first, second = recording.pairs()
+    both = known[first] & known[second]
+    first, second = first[both], second[both]
+    finals = recording.finals()
+    rows = []
+    for name, score in {**scores, **controls(recording, seed)}.items():
+        score = score.astype(np.float64)
+        trajectories, dropped = spearman_per_trajectory(score[known], truth[known], recording.episode[known])
+        options: dict[str, Any] = {"resamples": resamples, "seed": seed}
+        found = {
+            "epic": pearson_distance_interval(score[known], truth[known], recording.episode[known], **options),
+            "step_distance": pearson_distance_interval(
+                gamma * score[second] - score[first],
+                gamma * truth[second] - truth[first],
+                recording.episode[first],
+                **options,
+            ),
+            "spearman": bootstrap(lambda values: float(values.mean()), trajectories, **options)
+            if len(trajectories)
+            else Estimate(np.nan, np.nan, np.nan),
+            "success_auroc": bootstrap(auroc, score[finals], recording.success[finals], **options),
+        }
+        units = {"epic": "distance", "step_distance": "distance", "spearman": "rho", "success_auroc": "probability"}
+        for metric, (value, low, high) in found.items():
+            rows.append(_row(f"reward/{name}/{metric}", value, units[metric], seed, split, low=low, high=high))
+    rows.append(_row("reward/trajectories_without_change", dropped, "episodes", seed, split))
+    rows.append(_row("reward/episodes", len(np.unique(recording.episode)), "episodes", seed, split))
+    rows.append(_row("reward/success_rate", float(recording.success[finals].mean()), "fraction", seed, split))
+    return rows
+
+
+def table(rows: list[dict[str, Any]], title: str = "progress predicted from slots") -> Table:
+    """The rows of `evaluate_progress`, a line per predictor and a column per metric."""
+    found = Table(title=title)
+    found.add_column("predictor")
+    for metric in METRICS:
+        found.add_column(metric, justify="right")
+    by_name = {row["name"]: row for row in rows}
+    for name in dict.fromkeys(row["name"].split("/")[1] for row in rows if row["name"].count("/") == 2):
+        cells = [by_name[f"reward/{name}/{metric}"] for metric in METRICS]
+        found.add_row(name, *(f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for row in cells))
+    found.caption = "; ".join(f"{metric}: {meaning}" for metric, meaning in METRICS.items())
+    return found
+
+
+def _row(name: str, value: float, unit: str, seed: int, split: str, **extra: float) -> dict[str, Any]:
+    return {"name": name, "value": value, "unit": unit, "seed": seed, "split": split, **extra}
