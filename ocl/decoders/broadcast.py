@@ -17,7 +17,7 @@ class BroadcastDecoder(nn.Module):
 
         (R_k, alpha_k) = CNN(tile(s_k) + position);  m = softmax over k of alpha;  prediction = sum over k of m_k R_k
 
-    The published decoder starts from 8 x 8 with strides (2, 2, 2, 2, 1) and ends with a 3 x 3 convolution to four
+    The published decoder starts from 8 x 8 with strides (2, 2, 2, 2, 1) and ends with a 3 x 3 layer to four
     channels; RGB is not squashed and lives in [-1, 1] (Locatello et al. 2020). The first convolution sees a slot that
     is constant over the grid plus a map that is the same for all slots, and is computed as just that:
     conv(tile(s) + p) = M s + conv(p), with M the layer's response to constant inputs (exact, borders included).
@@ -26,8 +26,10 @@ class BroadcastDecoder(nn.Module):
         dim: slot width D.
         grid: (h, w) of the first map.
         channels: width of the hidden maps.
-        strides: one per hidden transposed convolution; their product times the grid is the image size.
+        strides: one per hidden transposed convolution; the grid times all strides is the image size.
         kernel_size: of the hidden layers; odd.
+        output_stride: of the last layer, whose kernel is two wider than it (published: 1, a 3 x 3 kernel). At 2 the
+            hidden maps stay at half the image size, which makes a small decoder several times cheaper.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class BroadcastDecoder(nn.Module):
         channels: int = 64,
         strides: Sequence[int] = (2, 2, 2, 2, 1),
         kernel_size: int = 5,
+        output_stride: int = 1,
     ) -> None:
         super().__init__()
         if not strides or kernel_size % 2 == 0:
@@ -55,7 +58,7 @@ class BroadcastDecoder(nn.Module):
             )
             for index, stride in enumerate(strides)
         )
-        self.output = nn.Conv2d(channels, 4, 3, padding=1)
+        self.output = nn.ConvTranspose2d(channels, 4, output_stride + 2, output_stride, 1)
 
     def forward(self, slots: Tensor) -> Decoded:
         """slots (B K D) -> prediction (B 3 H W) in [-1, 1], masks (B K H W)."""
