@@ -1,0 +1,65 @@
+"""What an object is, as text: class paths and plain attributes, for fingerprints and provenance."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+PLAIN = (bool, int, float, str, type(None))
+
+
+def class_path(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def plain_attributes(value: object) -> dict[str, Any]:
+    """Public attributes that are numbers, text or paths, or lists and dictionaries of these; sorted by name."""
+    found = {name: _plain(item) for name, item in sorted(vars(value).items()) if not name.startswith("_")}
+    return {name: item for name, item in found.items() if item is not None}
+
+
+def describe_module(module: nn.Module) -> str:
+    """One line per submodule: its name, class, plain attributes and the digest of buffers that are not saved.
+
+    With the weights this determines the output, up to attributes that are not plain (a bare function, say). Modules of
+    timm are described by their printed form, since their attributes also hold switches of the machine; the module that
+    holds them must name the architecture.
+    """
+    lines = []
+    for name, part in module.named_modules():
+        if type(part).__module__.startswith("timm."):
+            text = part.extra_repr()
+        else:
+            attributes = {key: item for key, item in plain_attributes(part).items() if key != "training"}
+            unsaved = sorted(part._non_persistent_buffers_set)
+            buffers = {key: digest(buffer) for key in unsaved if (buffer := part._buffers[key]) is not None}
+            text = json.dumps({**attributes, **buffers}, sort_keys=True)
+        lines.append(f"{name}: {class_path(part)} {text}")
+    return "\n".join(lines)
+
+
+def digest(tensor: Tensor) -> str:
+    """SHA-256 of type, shape and values."""
+    values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + values.tobytes()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's types; None where it is not plain."""
+    if isinstance(value, PLAIN):
+        return value
+    if isinstance(value, Path | torch.dtype):
+        return str(value)
+    if isinstance(value, list | tuple):
+        items = [_plain(item) for item in value]
+        return None if None in items else items
+    if isinstance(value, Mapping):
+        items = [_plain(item) for item in value.values()]
+        return None if None in items else dict(zip(map(str, value), items, strict=True))
+    return None

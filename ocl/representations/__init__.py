@@ -1,0 +1,18 @@
+"""Whatever makes objects ends here: every way from images (or state) to `Slots`, behind one frozen interface."""
+
+from ocl.representations.base import ObjectEncoder
+from ocl.representations.oracle import OracleMasks, OracleObjects
+from ocl.representations.slot_model import FrozenSlotModel
+from ocl.representations.tokens import Pixels, RandomCNN, Tokens, ViTPatches, ViTPooled
+
+__all__ = [
+    "FrozenSlotModel",
+    "ObjectEncoder",
+    "OracleMasks",
+    "OracleObjects",
+    "Pixels",
+    "RandomCNN",
+    "Tokens",
+    "ViTPatches",
+    "ViTPooled",
+]

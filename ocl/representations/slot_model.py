@@ -1,0 +1,62 @@
+"""A trained (or untrained: the control) slot model as an object encoder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ocl.model import ObjectCentricModel
+from ocl.representations.base import ObjectEncoder, frozen, images_at
+from ocl.shapes import Batch, Slots
+
+
+class FrozenSlotModel(ObjectEncoder):
+    """Slots of an `ObjectCentricModel`.
+
+    Random starts are drawn once, from `initial_seed`, and used for every image, so that the slots are a function of
+    the image. Images of another size are resized to the model's own (bilinear, antialiased). Masks are the grouping's
+    attention (B K h w) over the token grid.
+
+    Args:
+        model: is frozen in place.
+        initial_seed: of the starts; learned starts ignore it.
+        num_slots: K; None takes the model's.
+        decoder_masks: give the decoder's masks instead of the attention; costs one decoding.
+
+    Raises:
+        TypeError: not an `ObjectCentricModel`.
+        ValueError: learned starts and another K than theirs.
+    """
+
+    noise: Tensor
+
+    def __init__(
+        self,
+        model: ObjectCentricModel,
+        initial_seed: int = 0,
+        num_slots: int | None = None,
+        decoder_masks: bool = False,
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, ObjectCentricModel):
+            raise TypeError(f"FrozenSlotModel wraps an ObjectCentricModel, got {type(model).__name__}.")
+        encoder: Any = model.encoder
+        starts: Any = model.initial_slots
+        self.model: Any = frozen(model)
+        self.image_size: tuple[int, int] = encoder.image_size
+        self.num_slots: int = starts.num_slots if num_slots is None else num_slots
+        self.dim: int = starts.dim
+        self.initial_seed = initial_seed
+        self.decoder_masks = decoder_masks
+        noise = torch.randn(self.num_slots, self.dim, generator=torch.Generator().manual_seed(initial_seed))
+        self.register_buffer("noise", noise)
+        starts(1, self.num_slots, noise.to(next(model.parameters()).device))  # learned starts refuse another K
+
+    def encode(self, batch: Batch) -> Slots:
+        features = self.model.encoder(images_at(batch.images, self.image_size))
+        slots: Slots = self.model.group(features, self.num_slots, self.noise)
+        if self.decoder_masks:
+            slots.masks = self.model.decoder(slots.vectors).masks
+        return slots
