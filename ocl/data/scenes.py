@@ -73,7 +73,7 @@ class Scenes(Dataset[Item], ABC):
         """
         items: list[Item | None] = [None] * len(indices)
         blocks: dict[int, list[int]] = {}
-        places = [self._place(index) for index in indices]
+        places = [self._within(index) for index in indices]
         for slot, place in enumerate(places):
             blocks.setdefault(place // self.block, []).append(slot)
         for number, slots in blocks.items():
@@ -84,7 +84,7 @@ class Scenes(Dataset[Item], ABC):
                 items[slot] = {name: values[row] for name, values in taken.items()}
         return [item for item in items if item is not None]
 
-    def _place(self, index: int) -> int:
+    def _within(self, index: int) -> int:
         place = int(index) + self.size if index < 0 else int(index)
         if not 0 <= place < self.size:
             raise IndexError(f"{type(self).__name__} has {self.size} scenes; there is none at index {index}.")
