@@ -1,0 +1,165 @@
+"""A `World` as Stable-Baselines3 sees it: frozen features instead of frames, computed once per environment step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+from stable_baselines3.common.running_mean_std import RunningMeanStd
+from stable_baselines3.common.vec_env import VecEnv
+
+from rl_probes.envs.world import World
+from rl_probes.observation import Observer, concatenate
+
+
+class RewardScaling:
+    """Divide rewards by the running standard deviation of the discounted return, and clip to +-10.
+
+    What PPO on Procgen is published with (Cobbe et al. 2020). Reported returns stay unscaled.
+    """
+
+    def __init__(self, gamma: float) -> None:
+        self.gamma = gamma
+        self._statistics = RunningMeanStd(shape=())
+        self._returns = np.zeros(0)
+
+    def __call__(self, reward: NDArray[np.float32], done: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """reward, done (B,) -> (B,)"""
+        if len(self._returns) != len(reward):
+            self._returns = np.zeros(len(reward))
+        self._returns = self._returns * self.gamma + reward
+        self._statistics.update(self._returns)
+        self._returns[done] = 0.0
+        return np.clip(reward / np.sqrt(self._statistics.var + 1e-8), -10.0, 10.0).astype(np.float32)
+
+    def state(self) -> dict[str, Any]:
+        moments = [self._statistics.mean, self._statistics.var, self._statistics.count]
+        return {"moments": np.array(moments, np.float64), "returns": self._returns.copy()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        mean, variance, count = state["moments"]
+        self._statistics.mean, self._statistics.var, self._statistics.count = np.array(mean), np.array(variance), count
+        self._returns = np.array(state["returns"])
+
+
+class FrozenFeatureVecEnv(VecEnv):
+    """B environments whose observations are the observer's slots, (B, K, D + 1).
+
+    One batched call of the encoder per step covers all environments and the terminal frames of those that finished;
+    update epochs read features from the rollout buffer and never meet the encoder. Finished environments restart
+    within the step, as Stable-Baselines3 expects. Each finished episode reports `info["episode"]` (r: unscaled
+    return, l: length) and, where the world tells, `info["is_success"]`.
+
+    bootstrap_timeouts: True marks time-outs as truncations, so that PPO adds the value of the terminal observation;
+        False treats them as the task's end (as published Procgen results do).
+    reward_scaling: applied to what PPO sees; None leaves rewards as they are.
+
+    Raises:
+        ValueError: the encoder requires a field that the world cannot fill.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        observer: Observer,
+        bootstrap_timeouts: bool = True,
+        reward_scaling: RewardScaling | None = None,
+    ) -> None:
+        missing = observer.requires - world.fields
+        if missing:
+            raise ValueError(
+                f"the encoder requires {sorted(missing)}, which {type(world).__name__} cannot give; "
+                f"it has {sorted(world.fields)}."
+            )
+        self.world = world
+        self.observer = observer
+        self.bootstrap_timeouts = bootstrap_timeouts
+        self.reward_scaling = reward_scaling
+        super().__init__(
+            world.num_envs,
+            spaces.Box(-np.inf, np.inf, observer.shape, np.float32),
+            spaces.Discrete(world.num_actions),
+        )
+        self._actions = np.zeros(world.num_envs, np.int64)
+        self._returns = np.zeros(world.num_envs, np.float64)
+        self._lengths = np.zeros(world.num_envs, np.int64)
+
+    def reset(self) -> NDArray[np.float32]:  # type: ignore[override]
+        self.world.reset()
+        self._returns[:] = 0.0
+        self._lengths[:] = 0
+        return self.observer(self.world.observe(self.observer.requires))
+
+    def step_async(self, actions: NDArray[np.int64]) -> None:
+        self._actions = np.asarray(actions, np.int64)
+
+    def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:  # type: ignore[override]
+        outcome = self.world.step(self._actions)
+        done = outcome.terminated | outcome.truncated
+        self._returns += outcome.reward
+        self._lengths += 1
+        finished = np.flatnonzero(done)
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+
+        if len(finished) == 0:
+            observations = self.observer(self.world.observe(self.observer.requires))
+        else:
+            terminal_frames = self.world.observe(self.observer.requires, finished)
+            self.world.reset(finished)
+            frames = concatenate(self.world.observe(self.observer.requires), terminal_frames)
+            observations, terminal = np.split(self.observer(frames), [self.num_envs])
+            for index, observation in zip(finished, terminal, strict=True):
+                infos[index] = {
+                    "terminal_observation": observation,
+                    "TimeLimit.truncated": self.bootstrap_timeouts
+                    and bool(outcome.truncated[index] and not outcome.terminated[index]),
+                    "episode": {"r": float(self._returns[index]), "l": int(self._lengths[index])},
+                }
+                if "success" in outcome.info:
+                    infos[index]["is_success"] = bool(outcome.info["success"][index])
+            self._returns[finished] = 0.0
+            self._lengths[finished] = 0
+
+        # A copy: Stable-Baselines3 adds the bootstrapped value to it in place.
+        reward = np.array(outcome.reward, np.float32)
+        if self.reward_scaling is not None:
+            reward = self.reward_scaling(reward, done)
+        return observations, reward, done, infos
+
+    def state(self) -> dict[str, Any]:
+        """All that a later `set_state` needs to continue exactly."""
+        scaling = {} if self.reward_scaling is None else self.reward_scaling.state()
+        return {
+            "world": self.world.state(),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+            "reward_scaling": scaling,
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        self.world.set_state(state["world"])
+        self._returns = np.array(state["returns"])
+        self._lengths = np.array(state["lengths"])
+        if self.reward_scaling is not None:
+            self.reward_scaling.set_state(state["reward_scaling"])
+
+    def close(self) -> None:
+        self.world.close()
+
+    # The environments are not separate objects, so what Stable-Baselines3 asks of single ones has one answer for all.
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        if attr_name == "render_mode":
+            return [None] * len(list(self._get_indices(indices)))
+        raise AttributeError(f"environments of a {type(self.world).__name__} have no attribute {attr_name!r}.")
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        raise AttributeError(f"environments of a {type(self.world).__name__} have no attribute {attr_name!r} to set.")
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        raise AttributeError(f"environments of a {type(self.world).__name__} have no method {method_name!r}.")
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        return [False] * len(list(self._get_indices(indices)))

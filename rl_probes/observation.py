@@ -1,0 +1,158 @@
+"""What a policy sees: standardised slot vectors with their validity, computed once per frame by a frozen encoder.
+
+An observation is one float32 array (K, D + 1): D features and a last channel that is 1 for a valid slot and 0 for
+padding. One plain array, rather than a dictionary of two, keeps the rollout buffer, the terminal observations and
+the policy's input a single tensor, and two dimensions are never mistaken for an image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ocl.representations import ObjectEncoder
+from ocl.shapes import Batch, Slots
+from rl_probes.envs.world import World
+
+Array = NDArray[np.float32]
+
+
+def pack(vectors: Tensor, valid: Tensor) -> Tensor:
+    """vectors (B K D), valid (B K) -> (B K D+1); padding becomes zero."""
+    valid = valid.unsqueeze(-1).to(vectors.dtype)
+    return torch.cat([vectors.masked_fill(valid == 0, 0.0), valid], dim=-1)
+
+
+def unpack(observations: Tensor) -> tuple[Tensor, Tensor]:
+    """(B K D+1) -> vectors (B K D), valid (B K) bool."""
+    return observations[..., :-1], observations[..., -1] > 0.5
+
+
+@dataclass(frozen=True)
+class Standardisation:
+    """(x - mean) / std per feature, the same for every slot: slots are a set, so a mean per position means nothing.
+
+    mean, std: (D,) float32. Computed once, then frozen: statistics that move during training would change what the
+    policy's weights mean.
+    """
+
+    mean: Array
+    std: Array
+
+    @staticmethod
+    def identity(dim: int) -> Standardisation:
+        return Standardisation(np.zeros(dim, np.float32), np.ones(dim, np.float32))
+
+    @staticmethod
+    def of(vectors: Array, valid: NDArray[np.bool_]) -> Standardisation:
+        """Statistics over the valid slots of vectors (n K D), valid (n K). Constant features keep scale one.
+
+        Raises:
+            ValueError: shapes that do not fit, or no valid slot at all.
+        """
+        if vectors.ndim != 3 or valid.shape != vectors.shape[:2]:
+            raise ValueError(f"vectors must be (n, K, D) and valid (n, K), got {vectors.shape} and {valid.shape}.")
+        kept = vectors[valid].astype(np.float64)  # (slots D)
+        if len(kept) == 0:
+            raise ValueError("no valid slot to standardise by: every entry of `valid` is False.")
+        std = kept.std(axis=0)
+        return Standardisation(kept.mean(axis=0).astype(np.float32), np.where(std > 1e-6, std, 1.0).astype(np.float32))
+
+    @staticmethod
+    def of_random_play(world: World, encoder: ObjectEncoder, frames: int = 2048, seed: int = 0) -> Standardisation:
+        """Statistics of at least `frames` frames under uniformly random actions; the world is left as it was found."""
+        before = world.state()
+        generator = np.random.default_rng(seed)
+        observer = Observer(encoder, Standardisation.identity(encoder.dim))
+        seen = []
+        world.reset()
+        for _ in range(-(-frames // world.num_envs)):
+            seen.append(observer.slots(world.observe(encoder.requires)))
+            outcome = world.step(generator.integers(0, world.num_actions, world.num_envs))
+            finished = np.flatnonzero(outcome.terminated | outcome.truncated)
+            if len(finished):
+                world.reset(finished)
+        world.set_state(before)
+        vectors = torch.cat([slots.vectors for slots in seen]).float().cpu().numpy()
+        return Standardisation.of(vectors, torch.cat([slots.valid for slots in seen]).cpu().numpy())
+
+
+class Observer:
+    """Frames -> observations, with the encoder kept out of every module: no policy, optimiser or checkpoint of the
+    agent ever contains it, so nothing can re-initialise, train or save it by accident."""
+
+    def __init__(self, encoder: ObjectEncoder, standardisation: Standardisation) -> None:
+        if standardisation.mean.shape != (encoder.dim,) or standardisation.std.shape != (encoder.dim,):
+            raise ValueError(
+                f"the standardisation has {standardisation.mean.shape[0]} features but the encoder gives {encoder.dim}."
+            )
+        self.encoder = encoder.eval()
+        self.standardisation = standardisation
+        self._device = next((t.device for t in _tensors(encoder)), torch.device("cpu"))
+        self._mean = torch.from_numpy(standardisation.mean).to(self._device)
+        self._inverse_std = torch.from_numpy(1.0 / standardisation.std).to(self._device)
+
+    @property
+    def requires(self) -> frozenset[str]:
+        """The fields of `Batch` that the encoder reads."""
+        return self.encoder.requires
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(K, D + 1)"""
+        return (self.encoder.num_slots, self.encoder.dim + 1)
+
+    def slots(self, batch: Batch) -> Slots:
+        """One call of the encoder.
+
+        Raises:
+            ValueError: the encoder returned another shape than it promised, or a value that is not finite.
+        """
+        slots = self.encoder(_to(batch, self._device))
+        expected = (len(batch), self.encoder.num_slots, self.encoder.dim)
+        if tuple(slots.vectors.shape) != expected:
+            raise ValueError(f"the encoder returned vectors {tuple(slots.vectors.shape)}, expected {expected}.")
+        return slots
+
+    def of_slots(self, slots: Slots) -> Array:
+        """-> (B K D+1) float32."""
+        vectors = (slots.vectors.float() - self._mean) * self._inverse_std
+        observations = pack(vectors, slots.valid).cpu().numpy()
+        if not np.isfinite(observations).all():
+            raise ValueError(
+                "the encoder returned a valid slot with NaN or infinity; train it again or check its input."
+            )
+        return observations
+
+    def __call__(self, batch: Batch) -> Array:
+        return self.of_slots(self.slots(batch))
+
+
+def concatenate(first: Batch, second: Batch) -> Batch:
+    """The frames of both, with the same fields."""
+    segmentation = None
+    if first.segmentation is not None and second.segmentation is not None:
+        segmentation = torch.cat([first.segmentation, second.segmentation])
+    objects = {name: torch.cat([value, second.objects[name]]) for name, value in first.objects.items()}
+    return Batch(torch.cat([first.images, second.images]), segmentation, objects)
+
+
+def _to(batch: Batch, device: torch.device) -> Batch:
+    if device.type == "cpu":
+        return batch
+    return replace(
+        batch,
+        images=batch.images.to(device),
+        segmentation=None if batch.segmentation is None else batch.segmentation.to(device),
+        objects={name: value.to(device) for name, value in batch.objects.items()},
+    )
+
+
+def _tensors(encoder: ObjectEncoder) -> Iterator[Tensor]:
+    return chain(encoder.parameters(), encoder.buffers())

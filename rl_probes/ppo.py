@@ -1,0 +1,208 @@
+"""PPO on frozen features: Stable-Baselines3's algorithm, our loop around it, so that a killed run continues exactly.
+
+`learn` of Stable-Baselines3 cannot resume exactly: its zip holds no generator and no environment. The loop here calls
+the same `collect_rollouts` and `train`, and at rollout boundaries writes everything that decides the continuation.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
+
+from ocl.files import remove_leftovers
+from ocl.manifest import write_manifest
+from ocl.representations import ObjectEncoder
+from rl_probes import snapshot
+from rl_probes.agent import Agent, PoolingFactory, describe, load_weights, policy_arguments, weights
+from rl_probes.envs.vector import FrozenFeatureVecEnv, RewardScaling
+from rl_probes.envs.world import World
+from rl_probes.observation import Observer, Standardisation
+from rl_probes.pooling import Pooling
+from rl_probes.progress import ProgressLog
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Schulman et al. 2017, in the names of Stable-Baselines3; the defaults suit 32 environments of the sprite world.
+
+    n_steps: steps per environment and rollout. A minibatch must divide n_steps * num_envs.
+    """
+
+    n_steps: int = 64
+    batch_size: int = 256
+    n_epochs: int = 4
+    learning_rate: float = 1e-3
+    gamma: float = 0.99
+    gae_lambda: float = 0.95
+    clip_range: float = 0.2
+    ent_coef: float = 0.01
+    vf_coef: float = 0.5
+    max_grad_norm: float = 0.5
+
+
+def build(env: FrozenFeatureVecEnv, pooling: PoolingFactory, config: PPOConfig, seed: int, device: str = "cpu") -> PPO:
+    """Stable-Baselines3's PPO over `env`, logging nowhere by itself.
+
+    Raises:
+        ValueError: a minibatch that does not divide the rollout.
+    """
+    rollout = config.n_steps * env.num_envs
+    if rollout % config.batch_size:
+        raise ValueError(
+            f"batch_size {config.batch_size} must divide the rollout of n_steps {config.n_steps} x {env.num_envs} "
+            f"environments = {rollout}."
+        )
+    model = PPO("MlpPolicy", env, seed=seed, device=device, policy_kwargs=policy_arguments(pooling), **asdict(config))
+    model.set_logger(Logger(folder=None, output_formats=[]))
+    return model
+
+
+def train(
+    world: World,
+    encoder: ObjectEncoder,
+    pooling: PoolingFactory,
+    *,
+    folder: str | Path,
+    total_steps: int,
+    seed: int = 0,
+    config: PPOConfig = PPOConfig(),
+    standardisation: Standardisation | None = None,
+    bootstrap_timeouts: bool = True,
+    scale_rewards: bool = False,
+    snapshot_every: int = 10,
+    device: str = "cpu",
+) -> Agent:
+    """Train on frozen features until at least `total_steps` environment steps; continue where `folder` has a snapshot.
+
+    On CPU with one torch thread, a run killed at any moment and started again ends in the same weights, bit for bit,
+    as one that was left alone. A finished run continues when `total_steps` grows.
+
+    Writes into `folder`: manifest.json, progress.csv, TensorBoard events, snapshot.safetensors, agent.safetensors.
+
+    Args:
+        world: seeded by its own constructor; `seed` covers the policy's weights, actions and minibatches.
+        standardisation: from the encoder's pretraining features; None measures 2048 random-play frames of `world`.
+        bootstrap_timeouts, scale_rewards: see `FrozenFeatureVecEnv` and `RewardScaling`.
+        snapshot_every: rollouts between snapshots.
+        device: of the policy; the encoder runs where its weights are.
+
+    Raises:
+        ValueError: a snapshot of another experiment in `folder`, or a minibatch that does not divide the rollout.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    snapshot_path = folder / "snapshot.safetensors"
+    saved = snapshot.load(snapshot_path) if snapshot_path.exists() else None
+
+    if saved is not None:
+        standardisation = Standardisation(**saved["standardisation"])
+    elif standardisation is None:
+        standardisation = Standardisation.of_random_play(world, encoder, seed=seed)
+    scaling = RewardScaling(config.gamma) if scale_rewards else None
+    env = FrozenFeatureVecEnv(world, Observer(encoder, standardisation), bootstrap_timeouts, scaling)
+    model = build(env, pooling, config, seed, device)
+    agent = Agent(env.observer, model.policy)
+
+    experiment = {
+        "ppo": asdict(config),
+        "pooling": describe(cast(Pooling, model.policy.features_extractor)),
+        "encoder": encoder.fingerprint,
+        "num_envs": world.num_envs,
+        "bootstrap_timeouts": bootstrap_timeouts,
+        "scale_rewards": scale_rewards,
+        "seed": seed,
+    }
+    _, callback = model._setup_learn(total_steps)
+    seconds = 0.0
+    if saved is None:
+        description = {"class": type(encoder).__name__, "description": encoder.describe()}
+        write_manifest(folder, config=experiment | {"total_steps": total_steps}, seed=seed, encoder=description)
+    else:
+        if saved["experiment"] != experiment:
+            different = [name for name in experiment if saved["experiment"].get(name) != experiment[name]]
+            raise ValueError(f"{folder} holds a run with another {', '.join(different)}; choose another folder.")
+        seconds = _restore(model, env, saved)
+
+    rollouts = 0
+    with ProgressLog(folder, total_steps, model.num_timesteps) as log:
+        while model.num_timesteps < total_steps:
+            start = time.perf_counter()
+            model.collect_rollouts(env, callback, model.rollout_buffer, config.n_steps)
+            model.train()
+            rollouts += 1
+            elapsed = time.perf_counter() - start
+            seconds += elapsed
+            log.write(_row(model, seconds, model.rollout_buffer.actions.size / elapsed))
+            if rollouts % snapshot_every == 0 or model.num_timesteps >= total_steps:
+                snapshot.save(snapshot_path, _state(model, env, seconds) | {"experiment": experiment})
+    agent.save(folder / "agent.safetensors")
+    return agent
+
+
+def _row(model: PPO, seconds: float, steps_per_second: float) -> dict[str, float]:
+    """Return, length and success over the last 100 episodes; losses of the last update."""
+    episodes = list(model.ep_info_buffer or [])
+    values = cast(dict[str, float], model.logger.name_to_value)
+    return {
+        "steps": model.num_timesteps,
+        "seconds": seconds,
+        "steps_per_second": steps_per_second,
+        "return": _mean([episode["r"] for episode in episodes]),
+        "length": _mean([episode["l"] for episode in episodes]),
+        "success": _mean(list(model.ep_success_buffer or [])),
+        "policy_loss": values["train/policy_gradient_loss"],
+        "value_loss": values["train/value_loss"],
+        "entropy": -values["train/entropy_loss"],
+        "approximate_kl": values["train/approx_kl"],
+        "clip_fraction": values["train/clip_fraction"],
+        "explained_variance": values["train/explained_variance"],
+    }
+
+
+def _mean(values: list[Any]) -> float:
+    return float(np.mean(values)) if values else float("nan")
+
+
+def _state(model: PPO, env: FrozenFeatureVecEnv, seconds: float) -> dict[str, Any]:
+    """All that decides the next rollout and update, and the figures that would otherwise start again."""
+    standardisation = env.observer.standardisation
+    optimiser = model.policy.optimizer.state_dict()["state"]
+    return {
+        "steps": model.num_timesteps,
+        "updates": model._n_updates,
+        "seconds": seconds,
+        "policy": weights(model.policy),
+        "optimiser": {str(index): moments for index, moments in optimiser.items()},
+        "random": snapshot.random_state(),
+        "environments": env.state(),
+        "last_observations": model._last_obs,
+        "last_episode_starts": model._last_episode_starts,
+        "episodes": list(model.ep_info_buffer or []),
+        "successes": list(model.ep_success_buffer or []),
+        "standardisation": {"mean": standardisation.mean, "std": standardisation.std},
+    }
+
+
+def _restore(model: PPO, env: FrozenFeatureVecEnv, saved: dict[str, Any]) -> float:
+    """Put `_state` back; returns the seconds trained so far. The generators come last: nothing may draw after them."""
+    load_weights(model.policy, saved["policy"], "the snapshot")
+    optimiser = model.policy.optimizer
+    moments = {int(index): snapshot.tensors(arrays) for index, arrays in saved["optimiser"].items()}
+    optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
+    env.set_state(saved["environments"])
+    model._last_obs = saved["last_observations"]
+    model._last_episode_starts = saved["last_episode_starts"]
+    model.num_timesteps = saved["steps"]
+    model._n_updates = saved["updates"]
+    model.ep_info_buffer = deque(saved["episodes"], maxlen=model._stats_window_size)
+    model.ep_success_buffer = deque(saved["successes"], maxlen=model._stats_window_size)
+    snapshot.set_random_state(saved["random"])
+    return float(saved["seconds"])
