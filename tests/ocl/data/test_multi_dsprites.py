@@ -28,9 +28,15 @@ VARIANTS = (BinarizedMultiDSprites, ColoredOnGrayscaleMultiDSprites, ColoredOnCo
 AREAS = (19.2**2, np.pi * 12 * 7.8, 226)
 
 
+def drawn(variant, count):
+    generator = np.random.default_rng(3)
+    blocks = [variant(1).generate(generator, 1000) for _ in range(count // 1000)]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
+
+
 @pytest.fixture(scope="module")
 def many():
-    return ColoredOnGrayscaleMultiDSprites(1).generate(np.random.default_rng(3), 40_000)
+    return drawn(ColoredOnGrayscaleMultiDSprites, 40_000)
 
 
 def within(share, expected, count):
@@ -159,7 +165,7 @@ def test_absent_sprites_are_zero(many):
 def test_colors_of_the_other_variants():
     binary = BinarizedMultiDSprites(1).generate(np.random.default_rng(0), 200)
     np.testing.assert_array_equal(binary["images"], np.where(binary["segmentation"][:, None] > 0, 255, 0).repeat(3, 1))
-    colored = ColoredOnColoredMultiDSprites(1).generate(np.random.default_rng(0), 20_000)
+    colored = drawn(ColoredOnColoredMultiDSprites, 20_000)
     chosen = present(colored)
     assert all(within((chosen.sum(1) == number).mean(), 1 / 4, 20_000) for number in (1, 2, 3, 4))
     for channel in colored["rgb"][chosen].T:
