@@ -16,7 +16,8 @@ from typing import Any
 import torch
 import yaml
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from ocl.files import write_atomically, write_text
@@ -59,9 +60,10 @@ def save(
     if type(rebuilt) is not type(model):
         raise ValueError(f"The config builds a {type(rebuilt).__name__}, the model is a {type(model).__name__}.")
     _check_weights(rebuilt, weights, "The model")
-    write_atomically(folder / WEIGHTS, lambda temporary: save_file(weights, temporary))
-    content = {"format": FORMAT, "weights_sha256": sha256_of(folder / WEIGHTS), "model": tree}
-    write_text(folder / CONFIG, yaml.safe_dump(content, sort_keys=False))
+    content = serialize(weights)  # save_file would leave temporary files of its own when killed
+    write_atomically(folder / WEIGHTS, lambda temporary: temporary.write_bytes(content))
+    entries = {"format": FORMAT, "weights_sha256": sha256_of(folder / WEIGHTS), "model": tree}
+    write_text(folder / CONFIG, yaml.safe_dump(entries, sort_keys=False))
     write_manifest(folder, config=tree, seed=seed, **facts)
     if card is not None:
         write_text(folder / CARD, card)

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from ocl.files import write_atomically
 
@@ -42,7 +42,8 @@ def write_shard(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mappin
     """Write named arrays and JSON metadata atomically; equal input gives equal bytes."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     text = json.dumps(metadata, sort_keys=True, allow_nan=False)
-    write_atomically(path, lambda temporary: save_file(contiguous, temporary, {METADATA_KEY: text}))
+    content = save(contiguous, {METADATA_KEY: text})  # save_file would leave temporary files of its own when killed
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def open_shard(path: Path) -> Shard:

@@ -115,6 +115,8 @@ class ShardWriter:
             "fields": {name: {"shape": list(field.shape), "dtype": field.dtype.name} for name, field in fields.items()},
             "shards": entries,
         }
+        for leftover in self.folder.glob(".tmp-*-shard-*"):  # of killed workers; nobody writes shards any more
+            leftover.unlink(missing_ok=True)
         return write_json(self.folder / INDEX, index)
 
     def _metadata(self, shard: int) -> dict[str, Any]:

@@ -1,0 +1,165 @@
+"""Frozen features to disk, once: encoder and data set in, feature store out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence, Sized
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from ocl.data.module import collate
+from ocl.describe import class_path, plain_attributes
+from ocl.manifest import versions, write_manifest
+from ocl.representations import ObjectEncoder
+from ocl.shapes import Batch, Slots
+from ocl.store import INDEX, FeatureStore, ShardWriter
+
+VERSIONS = ("ocl-research", "torch", "torchvision", "timm", "numpy")
+DTYPES = ("float16", "float32")
+
+
+def extract(
+    encoder: ObjectEncoder,
+    dataset: Dataset[dict[str, Tensor]],
+    folder: str | Path,
+    *,
+    description: str | None = None,
+    labels: Sequence[str] | None = None,
+    masks: bool = False,
+    dtype: str = "float16",
+    shard_size: int = 10_000,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    worker: int = 0,
+    workers: int = 1,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> FeatureStore | None:
+    """Encode every item of `dataset` into a store of records in the data set's order.
+
+    Fields: "vectors" (K D) in `dtype`, zero where not valid; "valid" (K) bool; with `masks` also "masks" (K h w) uint8,
+    255 for one; and the labels under their own names.
+
+    Killed at any moment and started again with the same arguments, it goes on after the last whole shard and ends with
+    the same bytes. Processes 0..workers - 1, on any machines that share the folder, each write every `workers`-th
+    shard; whichever sees the last one written adds the index.
+
+    Args:
+        description: says which data these are, and must differ where the data differ; None takes the data set's class
+            and its plain public attributes (sizes, seeds, paths), inner data sets included.
+        labels: names in `Batch.objects` to store, and "segmentation" (H W) as int16; None takes all attributes.
+        batch_size: images encoded at once; part of the provenance, since it moves the last bits.
+        num_workers: processes that read the data set.
+        progress: show a bar on the terminal.
+
+    Returns:
+        The finished store, None while shards of other workers are missing.
+
+    Raises:
+        ValueError: the folder holds features of another encoder or data set; features that are not finite or, in
+            float16, beyond 65504; an unknown label.
+    """
+    if dtype not in DTYPES or batch_size < 1:
+        raise ValueError(f"dtype must be one of {DTYPES} and batch_size positive, got {dtype!r} and {batch_size}.")
+    installed = versions()
+    provenance = {
+        "fingerprint": encoder.fingerprint,
+        "encoder": {"class": class_path(encoder), "num_slots": encoder.num_slots, "dim": encoder.dim},
+        "dataset": _describe(dataset) if description is None else description,
+        "labels": None if labels is None else list(labels),
+        "masks": masks,
+        "dtype": dtype,
+        "batch_size": batch_size,
+        "versions": {key: installed[key] for key in VERSIONS if key in installed},
+    }
+    writer = ShardWriter(folder, provenance, len(cast(Sized, dataset)), shard_size)
+    todo = writer.missing(worker, workers)
+    batches = [
+        list(rows[i : i + batch_size]) for rows in map(writer.range, todo) for i in range(0, len(rows), batch_size)
+    ]
+    loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=collate)
+    encoder = encoder.to(device)
+    columns = (TextColumn("extract"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=not progress) as bar:
+        task = bar.add_task("", total=sum(map(len, batches)))
+        records = _records(encoder, loader, labels, masks, np.dtype(dtype), device)
+        for shard in todo:
+            parts: list[dict[str, NDArray[Any]]] = []
+            for _ in range(0, len(writer.range(shard)), batch_size):  # no batch crosses shards
+                parts.append(next(records))
+                bar.advance(task, len(parts[-1]["valid"]))
+            writer.write(shard, {key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
+    if writer.missing():
+        return None
+    if todo or not (writer.folder / INDEX).is_file():
+        writer.finalize()
+        write_manifest(folder, config=provenance, seed=None)
+    return FeatureStore(folder, expect_fingerprint=encoder.fingerprint)
+
+
+def as_slots(records: Mapping[str, NDArray[Any]]) -> Slots:
+    """Records of a store (n ...) as `Slots` in float32."""
+    masks = torch.from_numpy(records["masks"]).float() / 255 if "masks" in records else None
+    return Slots(torch.from_numpy(records["vectors"]).float(), masks, torch.from_numpy(records["valid"]))
+
+
+def _describe(dataset: Dataset[Any]) -> dict[str, Any]:
+    """Class and plain attributes; long lists (the indices of a subset) by their digest."""
+    found = {"class": class_path(dataset), **plain_attributes(dataset)}
+    for name, value in vars(dataset).items():
+        if isinstance(value, Dataset):
+            found[name] = _describe(value)
+        elif len(text := json.dumps(found.get(name))) > 1000:
+            found[name] = hashlib.sha256(text.encode()).hexdigest()
+    return found
+
+
+def _records(
+    encoder: ObjectEncoder,
+    loader: DataLoader[Any],
+    labels: Sequence[str] | None,
+    masks: bool,
+    dtype: np.dtype[Any],
+    device: str | torch.device,
+) -> Iterator[dict[str, NDArray[Any]]]:
+    for batch in loader:
+        slots = encoder(_moved(batch, device))
+        fields = {"vectors": _stored(slots, dtype), "valid": slots.valid.cpu().numpy()}
+        if masks:
+            if slots.masks is None:
+                raise ValueError(f"{type(encoder).__name__} gives no masks; extract without them.")
+            fields["masks"] = (slots.masks.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+        known = batch.objects if batch.segmentation is None else {**batch.objects, "segmentation": batch.segmentation}
+        for name in batch.objects if labels is None else labels:
+            if name not in known or name in ("vectors", "valid", "masks"):
+                raise ValueError(
+                    f"The data set gives no label {name!r}; it gives {', '.join(sorted(known)) or 'none'}."
+                )
+            label = known[name].to(torch.int16) if name == "segmentation" else known[name]
+            fields[name] = label.cpu().numpy()
+        yield fields
+
+
+def _stored(slots: Slots, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """vectors (B K D) in the store's type, zero where not valid."""
+    vectors = slots.vectors.float().masked_fill(~slots.valid.unsqueeze(-1), 0).cpu().numpy()
+    largest = float(np.abs(vectors).max(initial=0))
+    if not np.isfinite(vectors).all():
+        raise ValueError("The encoder's vectors are not finite; it diverged in training or its input is broken.")
+    if largest > float(np.finfo(dtype).max):
+        raise ValueError(f"The encoder's vectors reach {largest:.3g}, beyond {dtype}; extract with dtype='float32'.")
+    return np.asarray(vectors, dtype)
+
+
+def _moved(batch: Batch, device: str | torch.device) -> Batch:
+    segmentation = None if batch.segmentation is None else batch.segmentation.to(device)
+    objects = {name: tensor.to(device) for name, tensor in batch.objects.items()}
+    return Batch(batch.images.to(device), segmentation, objects)
