@@ -39,7 +39,7 @@ def describe_module(module: nn.Module) -> str:
             attributes = {key: item for key, item in plain_attributes(part).items() if key != "training"}
             unsaved = sorted(part._non_persistent_buffers_set)
             buffers = {key: digest(buffer) for key in unsaved if (buffer := part._buffers[key]) is not None}
-            text = json.dumps({**attributes, **buffers}, sort_keys=True)
+            text = json.dumps({**attributes, **buffers})  # dictionaries keep their order: it can matter
         lines.append(f"{name}: {class_path(part)} {text}")
     return "\n".join(lines)
 
