@@ -40,7 +40,7 @@ class HumanSegmentations:
 
 
 class BSDS500(Dataset[Item]):
-    """Items: "images" (3 S S) uint8 and "segmentation" (S S) int64 of one person, labels from 1.
+    """Items: "images" (3 S S) uint8 and "segmentation" (S S) int32 of one person, labels from 1.
 
     The segments cover the image: there is no background. People disagree, so publish the mean over all of them
     (`annotator=None`) or score against every map of `segmentations`.
@@ -79,7 +79,7 @@ class BSDS500(Dataset[Item]):
         return {"images": torch.from_numpy(center_image(image, size)), "segmentation": torch.from_numpy(labels)}
 
     def segmentations(self, index: int) -> Tensor:
-        """(A S S) int64: what each of the A people saw in the photograph of item `index`."""
+        """(A S S) int32: what each of the A people saw in the photograph of item `index`."""
         path, _ = self._items[index]
         image, size = read_image(path), self.image_size[0]
         maps = [center_labels(labels, image, size, path) for labels in self._masks.people(path)]

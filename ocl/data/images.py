@@ -29,7 +29,7 @@ class ImageFolder(Dataset[Item]):
     """Every JPEG and PNG below a folder, in the order of their relative paths.
 
     Items: "images" (3 S S) uint8, short side resized to S and the centre cut out; with `masks` also "segmentation"
-    (S S) int64 of the same pixels, nearest neighbour.
+    (S S) int32 of the same pixels, nearest neighbour.
 
     Args:
         folder: searched recursively.
@@ -94,7 +94,7 @@ def center_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
-def center_labels(labels: NDArray[np.integer[Any]], image: Image.Image, size: int, path: Path) -> NDArray[np.int64]:
+def center_labels(labels: NDArray[np.integer[Any]], image: Image.Image, size: int, path: Path) -> NDArray[np.int32]:
     """(H W) -> (S S): at every pixel of `center_image` the label at its centre.
 
     Raises:
@@ -106,7 +106,7 @@ def center_labels(labels: NDArray[np.integer[Any]], image: Image.Image, size: in
     side = min(labels.shape)
     top, left = (labels.shape[0] - side) // 2, (labels.shape[1] - side) // 2
     pick = ((np.arange(size) + 0.5) * side / size).astype(np.int64)
-    return labels[np.ix_(top + pick, left + pick)].astype(np.int64)
+    return labels[np.ix_(top + pick, left + pick)].astype(np.int32)
 
 
 def _digest(folder: Path, paths: list[Path]) -> str:

@@ -53,7 +53,7 @@ def test_items_are_the_centres_in_the_order_of_paths(folder):
 def test_labels_stay_on_their_pixels(folder, size):
     images = ImageFolder(folder, size=size, masks=Stored())
     for item, side in zip((images[i] for i in range(3)), (50, 40, 64), strict=True):
-        labels = item["segmentation"]
+        labels = item["segmentation"].long()
         reach = math.ceil(2 * max(1, size / side))  # how far the bicubic filter mixes colours
         around = labels.double()[None].unfold(1, 2 * reach + 1, 1).unfold(2, 2 * reach + 1, 1).flatten(3)[0]
         inner = torch.zeros(size, size, dtype=torch.bool)
