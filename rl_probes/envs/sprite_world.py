@@ -13,7 +13,7 @@ from ocl.shapes import Batch
 from rl_probes.envs.placement import START, place
 from rl_probes.envs.streams import Streams
 from rl_probes.envs.tasks import AGENT_SCALE, Integers, Task
-from rl_probes.envs.world import Outcome
+from rl_probes.envs.world import Outcome, World
 
 MOVES = np.array([[0.0, 0.05], [-0.05, 0.0], [0.0, -0.05], [0.05, 0.0]])
 """Up, left, down, right; y up."""
@@ -21,8 +21,8 @@ TIME_LIMIT = 100
 ARRAYS = ("agent", "position", "shape", "color", "scale", "target", "steps")
 
 
-class SpriteWorld:
-    """B episodes of one task; a `rl_probes.envs.world.World`.
+class SpriteWorld(World):
+    """B episodes of one task.
 
     The agent, a red circle of scale 0.15, starts at (0.5, 0.5) and walks by 0.05 up, left, down or right. The reward
     is 1 for success and 0 otherwise; after 100 steps an unfinished episode is truncated. Each step reports "success"

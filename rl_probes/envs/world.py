@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ class Outcome(NamedTuple):
     info: dict[str, NDArray[Any]]
 
 
-class World(Protocol):
+class World(ABC):
     """B environments stepped together.
 
     The caller sees the terminal frame (`observe`) before it resets the finished environments itself: nothing is
@@ -36,22 +37,25 @@ class World(Protocol):
     fields: frozenset[str]
     """What `observe` can fill: "images" always, "segmentation" and "objects" where the simulator knows them."""
 
+    @abstractmethod
     def reset(self, indices: NDArray[np.int64] | None = None, seeds: NDArray[np.int64] | None = None) -> None:
         """Start new episodes in `indices` (all where None); `seeds` (one each) fix them, None takes the next of the
         world's own generator."""
-        ...
 
+    @abstractmethod
     def step(self, actions: NDArray[np.int64]) -> Outcome: ...
 
+    @abstractmethod
     def observe(self, fields: frozenset[str], indices: NDArray[np.int64] | None = None) -> Batch:
         """The current frames with `fields` filled; images uint8 (B 3 H W)."""
-        ...
 
+    @abstractmethod
     def state(self) -> dict[str, Any]:
         """Everything that a later `set_state` needs to continue exactly, generators included; safe to store
         as JSON and arrays."""
-        ...
 
+    @abstractmethod
     def set_state(self, state: dict[str, Any]) -> None: ...
 
+    @abstractmethod
     def close(self) -> None: ...
