@@ -74,7 +74,7 @@ def evaluate_progress(
     """Every predictor and every control against the true progress, with 95 % intervals over episodes.
 
     Rows are {"name": "reward/<predictor>/<metric>", "value", "unit", "seed", "split", "low", "high"}; `METRICS` says
-    what the metrics are. Frames whose progress is unknown are left out; so are, for `success_auroc`, episodes that were cut.
+    what the metrics are. Frames whose progress is unknown are left out, and for `success_auroc` episodes that were cut.
 
     Raises:
         ValueError: a head that was fitted on another encoder's slots, or no frame with a known progress.
@@ -82,7 +82,7 @@ def evaluate_progress(
     known = ~np.isnan(recording.progress)
     if not known.any():
         raise ValueError("no frame of the recording has a known progress; this world has none to compare with.")
-    scores = {name: predict_recording(predictor, recording) for name, predictor in predictors.items()}
+    scores = {name: predict_recording(head, recording).astype(np.float64) for name, head in predictors.items()}
     truth = recording.progress.astype(np.float64)
     first, second = recording.pairs()
     both = known[first] & known[second]
@@ -90,7 +90,6 @@ def evaluate_progress(
     finals = recording.finals()
     rows = []
     for name, score in {**scores, **controls(recording, seed)}.items():
-        score = score.astype(np.float64)
         trajectories, dropped = spearman_per_trajectory(score[known], truth[known], recording.episode[known])
         options: dict[str, Any] = {"resamples": resamples, "seed": seed}
         found = {

@@ -8,6 +8,7 @@ from copy import deepcopy
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 from torch.nn.functional import mse_loss
@@ -32,10 +33,10 @@ def fit_progress(
     build: Build = deep_set,
     *,
     epochs: int = 20,
-    batch_size: int = 512,
-    learning_rate: float = 1e-3,
+    batch_size: int = 128,
+    learning_rate: float = 4e-3,
     weight_decay: float = 1e-4,
-    patience: int = 5,
+    patience: int = 10,
     seed: int = 0,
 ) -> ProgressHead:
     """Regress the true progress of single frames by mean squared error; returns the head of the best epoch on `val`.
@@ -66,7 +67,7 @@ def fit_progress(
     steps = epochs * -(-len(target) // batch_size)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps)
     best_loss, best_state, waited = float("inf"), deepcopy(head.state_dict()), 0
-    with Progress(transient=True) as bar:
+    with Progress(transient=True, disable=not Console().is_terminal) as bar:
         task = bar.add_task("fitting progress", total=epochs)
         for _ in range(epochs):
             head.train()
@@ -103,17 +104,8 @@ def predict_recording(predictor: RewardPredictor, recording: Recording) -> NDArr
         ValueError: a progress head that was fitted on another encoder's slots.
     """
     if isinstance(predictor, ProgressHead):
-        check_fingerprint(predictor, recording.fingerprint)
+        predictor.check_encoder(recording.fingerprint)
     return predict(predictor, torch.from_numpy(recording.vectors), torch.from_numpy(recording.valid))
-
-
-def check_fingerprint(head: ProgressHead, fingerprint: str | None) -> None:
-    """Raises ValueError where the slots come from another encoder than those the head was fitted on."""
-    if head.encoder_fingerprint != fingerprint:
-        raise ValueError(
-            f"this head was fitted on slots of the encoder {head.encoder_fingerprint}, these come from {fingerprint}; "
-            "fit a head of its own for every encoder."
-        )
 
 
 def _known(recording: Recording) -> tuple[Tensor, Tensor, Tensor]:

@@ -63,7 +63,7 @@ class SlotGoalSimilarity(RewardPredictor):
         return match if self.identity is None else _cosine(self.identity(goal), self.identity(slots)) * match
 
     def choose(self, similarity: Tensor, goal_valid: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted similarity (B G K), goal_valid (B G), valid (B K) -> the slot of each goal (B G), 0 where it has none,
+        """Weighted similarity (B G K), goal_valid (B G), valid (B K) -> each goal's slot (B G), 0 where it has none,
         and whether it has one (B G).
 
         Maximises the weighted sum, so a heavy goal wins a slot that two want, and a weightless one takes none away.

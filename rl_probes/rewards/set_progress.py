@@ -15,7 +15,7 @@ class ProgressHead(RewardPredictor):
     """A potential in (0, 1): the logistic function of a score of the standardised slots of s.
 
     encoder_fingerprint: of the encoder whose slots it was fitted on; None before that. A head is meaningless on the
-    slots of another encoder, so everything that reads a store or runs an encoder compares it first.
+    slots of another encoder, so whoever gives it slots calls `check_encoder` first.
     """
 
     kind = "potential"
@@ -32,6 +32,14 @@ class ProgressHead(RewardPredictor):
         self.std: Tensor
         self.register_buffer("mean", torch.zeros(self.dim))
         self.register_buffer("std", torch.ones(self.dim))
+
+    def check_encoder(self, fingerprint: str | None) -> None:
+        """Raises ValueError where slots come from another encoder than those this head was fitted on."""
+        if self.encoder_fingerprint != fingerprint:
+            raise ValueError(
+                f"this head was fitted on slots of the encoder {self.encoder_fingerprint}, these come from "
+                f"{fingerprint}; fit a head of its own for every encoder."
+            )
 
     @abstractmethod
     def score(self, slots: Tensor, valid: Tensor) -> Tensor:
