@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ocl.initialisation import glorot_
 from ocl.position import PositionEmbedding
 from ocl.shapes import Decoded
 
@@ -47,7 +49,7 @@ class BroadcastDecoder(nn.Module):
         self.dim = dim
         self.grid = (grid[0], grid[1])
         self.position = PositionEmbedding(dim, self.grid)
-        self.hidden = nn.ModuleList(
+        layers = [
             nn.ConvTranspose2d(
                 dim if index == 0 else channels,
                 channels,
@@ -57,17 +59,18 @@ class BroadcastDecoder(nn.Module):
                 output_padding=stride - 1,
             )
             for index, stride in enumerate(strides)
-        )
+        ]
+        self.first = layers[0]
+        self.hidden = nn.Sequential(nn.ReLU(), *(part for layer in layers[1:] for part in (layer, nn.ReLU())))
         self.output = nn.ConvTranspose2d(channels, 4, output_stride + 2, output_stride, 1)
+        glorot_(self)
 
     def forward(self, slots: Tensor) -> Decoded:
         """slots (B K D) -> prediction (B 3 H W) in [-1, 1], masks (B K H W)."""
         batch, count, dim = slots.shape
         if dim != self.dim:
             raise ValueError(f"slots must be (B, K, {self.dim}), got {tuple(slots.shape)}.")
-        maps = F.relu(self._first(slots.flatten(0, 1)))
-        for layer in self.hidden[1:]:
-            maps = F.relu(layer(maps))
+        maps = self.hidden(self._first(slots.flatten(0, 1)))
         painted = self.output(maps).unflatten(0, (batch, count))  # (B K 4 H W)
         masks = painted[:, :, 3].float().softmax(dim=1)
         prediction = torch.einsum("bkhw,bkchw->bchw", masks.to(painted.dtype), painted[:, :, :3])
@@ -75,12 +78,13 @@ class BroadcastDecoder(nn.Module):
 
     def _first(self, slots: Tensor) -> Tensor:
         """First hidden layer before ReLU: slots (BK D) -> (BK C h' w')."""
-        layer = self.hidden[0]
-        settings = (layer.stride, layer.padding, layer.output_padding)
+        layer = self.first
+        respond = partial(
+            F.conv_transpose2d, stride=layer.stride, padding=layer.padding, output_padding=layer.output_padding
+        )
         # Response of each (input, output) channel pair to a constant: (D C h' w') from one map of ones.
         ones = slots.new_ones(1, 1, *self.grid)
-        kernels = layer.weight.flatten(0, 1).unsqueeze(0)  # (1 DC k k)
-        response = F.conv_transpose2d(ones, kernels, None, *settings)[0]
-        static = F.conv_transpose2d(self.position().unsqueeze(0), layer.weight, layer.bias, *settings)[0]  # (C h' w')
+        response = respond(ones, layer.weight.flatten(0, 1).unsqueeze(0))[0]
+        static = respond(self.position().unsqueeze(0), layer.weight, layer.bias)[0]  # (C h' w')
         mixed = slots @ response.view(self.dim, -1)
         return mixed.view(-1, *static.shape) + static

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from ocl.initialisation import glorot_
 from ocl.position import PositionEmbedding
 from ocl.shapes import Features
 
@@ -14,7 +15,8 @@ class CNNEncoder(nn.Module):
     """Convolutions with ReLU, position embedding, then LayerNorm and a two-layer MLP per token.
 
     The published object-discovery encoder is the default: four 5 x 5 convolutions of 64 channels with stride 1
-    (N = H W tokens); `strides=(1, 2, 2, 1)` is the published set-prediction encoder (N = H W / 16).
+    (N = H W tokens); `strides=(1, 2, 2, 1)` is the published set-prediction encoder (N = H W / 16). Glorot weights and
+    zero biases, as in the official code.
 
     Args:
         image_size: (H, W); the position embedding belongs to one size.
@@ -49,6 +51,7 @@ class CNNEncoder(nn.Module):
         self.head = nn.Sequential(
             nn.LayerNorm(channels), nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, dim)
         )
+        glorot_(self)
 
     def forward(self, images: Tensor) -> Features:
         """images (B 3 H W) float in [0, 1] -> tokens (B N D). They are mapped to [-1, 1] first, as published."""

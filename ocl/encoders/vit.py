@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Any, Self
 
 import timm
 import torch
@@ -38,7 +38,7 @@ class ViTEncoder(nn.Module):
     ) -> None:
         super().__init__()
         overlay = {"file": weights} if weights is not None else None
-        self.vit = timm.create_model(
+        self.vit: Any = timm.create_model(
             name,
             pretrained=pretrained or weights is not None,
             pretrained_cfg_overlay=overlay,
@@ -70,7 +70,7 @@ class ViTEncoder(nn.Module):
             raise ValueError(
                 f"images must be (B, 3, {self.image_size[0]}, {self.image_size[1]}), got {tuple(images.shape)}."
             )
-        tokens = self.vit.forward_intermediates(
+        tokens: Tensor = self.vit.forward_intermediates(
             (images - self.mean) / self.std,
             indices=[self.layer],
             output_fmt="NLC",

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ocl.initialisation import glorot_
 from ocl.shapes import Features, Slots
 from ocl.slots.competition import Competition
 
@@ -61,10 +62,7 @@ class SlotAttention(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        for layer in (self.query, self.key, self.value, self.mlp[0], self.mlp[2]):
-            nn.init.xavier_uniform_(layer.weight)
-            if layer.bias is not None:
-                nn.init.zeros_(layer.bias)
+        glorot_(self)
         nn.init.xavier_uniform_(self.gru.weight_ih)
         nn.init.orthogonal_(self.gru.weight_hh)
         nn.init.zeros_(self.gru.bias_ih)

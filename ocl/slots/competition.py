@@ -26,7 +26,7 @@ class Competition:
 
     Autograd would form one (B N F) gradient per use of the tokens, 2 T in all, and add them up; every one is an outer
     product of rank K. Here each backward step only notes its two factors, and the last step forms
-    [dL_1; W_1; ...; dL_T; W_T]^T [Q_1; dP_1; ...; Q_T; dP_T] in one product of rank 2 T K. Same sum, one pass over memory.
+    [dL_1; W_1; ...; dL_T; W_T]^T [Q_1; dP_1; ...; Q_T; dP_T] in one product of rank 2 T K: the same sum in one pass.
 
     The plain form serves where the ledger cannot: under a compiler (which fuses it anyway), under autocast, and where
     the tokens need no gradient.
@@ -114,7 +114,7 @@ class _Attend(torch.autograd.Function):
         query, tokens, attention, weights, total, pooled = ctx.saved_tensors
         if d_pooled is not None:
             ctx.ledger.note(weights, d_pooled)
-            # d weights = d_pooled tokens^T; its mean under `weights` is d_pooled . pooled, so no second (K, N) reduction.
+            # d weights = d_pooled tokens^T; its mean under `weights` is d_pooled . pooled, so no second reduction.
             through_mean = (d_pooled * pooled).sum(dim=-1, keepdim=True)
             through_weights = torch.baddbmm(through_mean, d_pooled, tokens.mT, beta=-1).div_(total)
             d_attention = through_weights if d_attention is None else through_weights.add_(d_attention)

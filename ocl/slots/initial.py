@@ -52,3 +52,33 @@ class LearnedSlots(nn.Module):
                 f"learned initial slots are fixed at K = {self.num_slots}, got {num_slots}; use RandomSlots to vary K."
             )
         return self.slots.expand(batch_size, self.num_slots, self.dim)
+
+
+class RandomPointSlots(nn.Module):
+    """Slots that start at random places: S0 = b + W r, r = 2 [x, y, 1 - x, 1 - y] - 1, (x, y) uniform over the image.
+
+    The place goes through a linear layer of the same four ramps that position embeddings use, so competition is spatial
+    from the first iteration on. Like `RandomSlots`, slots are exchangeable and K is free; unlike it, two slots rarely
+    start alike, which shortens the plateau before slots bind. (Not a published start: the random-position half of
+    Invariant Slot Attention, arXiv 2302.04973, without its relative coordinates.)
+    """
+
+    def __init__(self, num_slots: int, dim: int) -> None:
+        super().__init__()
+        if num_slots < 1 or dim < 2:
+            raise ValueError(f"num_slots must be positive and dim at least 2, got {num_slots} and {dim}.")
+        self.num_slots = num_slots
+        self.dim = dim
+        self.place = nn.Linear(4, dim)
+        nn.init.uniform_(self.place.weight, -1, 1)
+
+    def forward(self, batch_size: int, num_slots: int | None = None, noise: Tensor | None = None) -> Tensor:
+        """(B K D); the places are the normal distribution function of the first two entries of `noise`."""
+        count = self.num_slots if num_slots is None else num_slots
+        if noise is None:
+            noise = torch.randn(batch_size, count, self.dim, device=self.place.weight.device)
+        elif noise.shape[-2:] != (count, self.dim):
+            raise ValueError(f"noise must end in (K, D) = ({count}, {self.dim}), got {tuple(noise.shape)}.")
+        places = torch.special.ndtr(noise[..., :2]).to(self.place.weight.dtype)
+        slots: Tensor = self.place(torch.cat([places, 1 - places], dim=-1) * 2 - 1)
+        return slots.expand(batch_size, count, self.dim)

@@ -1,0 +1,114 @@
+"""Training of object-centric models with Lightning: losses, metrics, optimiser. Nothing here knows about slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor, nn
+
+from ocl.metrics.segmentation import SegmentationMetrics
+from ocl.model import ObjectCentricModel
+from ocl.shapes import Batch, Output, images_as_float
+
+VALIDATION_SEED = 2**31 - 1
+
+
+class ObjectCentricTraining(LightningModule):
+    """Minimise a weighted sum of losses with Adam; validate with segmentation metrics on decoder masks.
+
+    Every training step reseeds torch from (seed, step, process), so that random starts and dropout are a function of
+    the step alone: a resumed run continues bit for bit and no generator state needs saving. Validation draws from one
+    fixed seed: figures of different steps differ by the weights only.
+
+    Args:
+        model: the model to train.
+        losses: name -> (`Output`, `Batch`) -> scalar.
+        schedule: optimiser step -> factor on the learning rate (`ocl.schedules`).
+        weights: name -> factor; 1 where absent.
+        learning_rate, weight_decay: of AdamW (plain Adam at the default weight decay of 0).
+        seed: of the random draws in training.
+    """
+
+    def __init__(
+        self,
+        model: ObjectCentricModel,
+        losses: dict[str, nn.Module],
+        schedule: Callable[[int], float],
+        weights: dict[str, float] | None = None,
+        learning_rate: float = 4e-4,
+        weight_decay: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not losses:
+            raise ValueError("training needs at least one loss.")
+        unknown = sorted(set(weights or {}) - set(losses))
+        if unknown:
+            raise ValueError(f"weights name {unknown}, which are not among the losses {sorted(losses)}.")
+        self.model = model
+        self.losses = nn.ModuleDict(losses)
+        self.schedule = schedule
+        self.weights = {name: (weights or {}).get(name, 1.0) for name in losses}
+        self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
+        self.metrics = SegmentationMetrics()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        mixed = (
+            torch.tensor([self.seed, self.global_step, self.global_rank]).mul(torch.tensor([1, 7919, 104_729])).sum()
+        )
+        torch.manual_seed(int(mixed))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        batch.images = images_as_float(batch.images)
+        total, terms = self._losses(self.model(batch.images), batch)
+        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=len(batch))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        return total
+
+    def on_validation_epoch_start(self) -> None:
+        self._evaluation_state = torch.get_rng_state()
+        torch.manual_seed(VALIDATION_SEED)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "val")
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+        torch.set_rng_state(self._evaluation_state)
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._evaluate(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_metrics("test")
+        torch.set_rng_state(self._evaluation_state)
+
+    def configure_optimizers(self) -> Any:
+        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _losses(self, output: Output, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
+        terms = {name: loss(output, batch) for name, loss in self.losses.items()}
+        total = torch.stack([self.weights[name] * term for name, term in terms.items()]).sum()
+        return total, terms
+
+    def _evaluate(self, batch: Batch, split: str) -> None:
+        batch.images = images_as_float(batch.images)
+        output = self.model(batch.images)
+        total, terms = self._losses(output, batch)
+        values = {f"{split}/{name}": term for name, term in terms.items()} | {f"{split}/loss": total}
+        self.log_dict(values, on_epoch=True, on_step=False, batch_size=len(batch), sync_dist=True)
+        if batch.segmentation is not None:
+            self.metrics.update(output.decoded.masks, batch.segmentation)
+
+    def _log_metrics(self, split: str) -> None:
+        if self.metrics.update_count:
+            self.log_dict({f"{split}/{name}": value for name, value in self.metrics.compute().items()})
+            self.metrics.reset()
