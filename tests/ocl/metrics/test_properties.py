@@ -25,7 +25,10 @@ def test_r_squared_is_one_for_truth_zero_for_the_mean_and_never_above_one():
 
 
 def test_r_squared_of_a_constant_is_undefined():
-    assert math.isnan(r_squared(torch.randn(10), torch.ones(10)))
+    assert math.isnan(r_squared(torch.randn(10), torch.full((10,), 0.1)))
+    weight = torch.tensor([0.3, 0.7, 0.1, 0.0])
+    assert math.isnan(r_squared(torch.randn(4), torch.tensor([0.1, 0.1, 0.1, 5.0]), weight))
+    assert math.isnan(r_squared(torch.zeros(0), torch.zeros(0)))
 
 
 def test_accuracies_equal_scikit_learn():
@@ -41,6 +44,21 @@ def test_the_majority_guess_scores_one_over_classes_when_balanced():
     assert float(balanced_accuracy(torch.zeros_like(target), target)) == pytest.approx(1 / 3)
 
 
+def test_weights_mean_what_scikit_learn_means():
+    weight = torch.rand(400, dtype=torch.float64) * (torch.rand(400) < 0.8)
+    target = torch.randn(400, 2, dtype=torch.float64)
+    prediction = target + torch.randn(400, 2, dtype=torch.float64)
+    assert float(r_squared(prediction, target, weight)) == pytest.approx(
+        r2_score(target, prediction, sample_weight=weight)
+    )
+    target, prediction = torch.randint(0, 4, (2, 400))
+    for ours, theirs in ((accuracy, accuracy_score), (balanced_accuracy, balanced_accuracy_score)):
+        expected = theirs(target, prediction, sample_weight=weight)
+        assert float(ours(prediction, target, weight)) == pytest.approx(expected)
+
+
 def test_shapes_must_agree():
     with pytest.raises(ValueError, match="one shape"):
         r_squared(torch.zeros(3, 1), torch.zeros(3))
+    with pytest.raises(ValueError, match="one per row"):
+        accuracy(torch.zeros(3), torch.zeros(3), torch.ones(2))
