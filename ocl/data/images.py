@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,16 +14,17 @@ from PIL import Image, ImageOps
 from torch.utils.data import Dataset
 
 from ocl.data.scenes import Item
+from ocl.describe import class_path, plain_attributes
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 
 
-class Masks(Protocol):
+class Masks(ABC):
     """Where segmentations come from."""
 
+    @abstractmethod
     def segmentation(self, image: Path) -> NDArray[np.integer[Any]]:
         """(H W) label map of the image in this file, as large as the image: 0 background, -1 unknown."""
-        ...
 
 
 class ImageFolder(Dataset[Item]):
@@ -51,6 +53,7 @@ class ImageFolder(Dataset[Item]):
         if not self._paths:
             raise FileNotFoundError(f"{folder} holds no image ({', '.join(EXTENSIONS)}), nor do its subfolders.")
         self._masks = masks
+        self.masks_from = None if masks is None else {"class": class_path(masks), **plain_attributes(masks)}
         self.image_size = (size, size)
         self.files_sha256 = _digest(folder, self._paths)
         """Of relative paths and file sizes: says which images these are, wherever they lie."""
