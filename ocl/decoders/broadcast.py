@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,7 @@ class BroadcastDecoder(nn.Module):
 
     def _first(self, slots: Tensor) -> Tensor:
         """First hidden layer before ReLU: slots (BK D) -> (BK C h' w')."""
-        layer = self.first
+        layer: Any = self.first
         respond = partial(
             F.conv_transpose2d, stride=layer.stride, padding=layer.padding, output_padding=layer.output_padding
         )

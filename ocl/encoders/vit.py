@@ -38,22 +38,23 @@ class ViTEncoder(nn.Module):
     ) -> None:
         super().__init__()
         overlay = {"file": weights} if weights is not None else None
-        self.vit: Any = timm.create_model(
+        vit: Any = timm.create_model(
             name,
             pretrained=pretrained or weights is not None,
             pretrained_cfg_overlay=overlay,
             num_classes=0,
             img_size=tuple(image_size),
         )
-        if not hasattr(self.vit, "forward_intermediates") or not hasattr(self.vit, "patch_embed"):
+        if not hasattr(vit, "forward_intermediates") or not hasattr(vit, "patch_embed"):
             raise ValueError(f"{name} is not a vision transformer with patch tokens; choose a timm ViT.")
-        depth = len(self.vit.blocks)
+        depth = len(vit.blocks)
         if not -depth <= layer < depth:
             raise ValueError(f"{name} has blocks 0 to {depth - 1}, got layer {layer}.")
+        self.vit = vit
         self.name, self.layer, self.image_size = name, layer % depth, (image_size[0], image_size[1])
-        self.grid: tuple[int, int] = tuple(self.vit.patch_embed.grid_size)
-        self.dim: int = self.vit.embed_dim
-        config = self.vit.pretrained_cfg
+        self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
+        self.dim: int = vit.embed_dim
+        config = vit.pretrained_cfg
         self.register_buffer("mean", torch.tensor(config["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config["std"]).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)
@@ -70,7 +71,8 @@ class ViTEncoder(nn.Module):
             raise ValueError(
                 f"images must be (B, 3, {self.image_size[0]}, {self.image_size[1]}), got {tuple(images.shape)}."
             )
-        tokens: Tensor = self.vit.forward_intermediates(
+        vit: Any = self.vit
+        tokens: Tensor = vit.forward_intermediates(
             (images - self.mean) / self.std,
             indices=[self.layer],
             output_fmt="NLC",

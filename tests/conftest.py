@@ -1,0 +1,25 @@
+"""One thread, one seed: tests run side by side on a small machine and must not depend on each other."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Real images, where they are at hand: $OCL_TEST_DATA, or shared/data beside the repository."""
+    folder = Path(os.environ.get("OCL_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real images: set OCL_TEST_DATA to a folder like {folder.name}/ with BSDS500/ and photos/")
+    return folder
