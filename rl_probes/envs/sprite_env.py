@@ -1,6 +1,7 @@
 """One episode at a time of a sprite world, for code that speaks gymnasium: `gymnasium.make("ocl/ObjectGoal-v0")`.
 
-Importing this module registers the ids `ocl/ObjectGoal-v0`, `ocl/ObjectComparison-v0` and `ocl/PropertyComparison-v0`.
+Importing this module registers the ids `ocl/ObjectGoal-v0`, `ocl/Push-v0`, `ocl/ObjectComparison-v0` and
+`ocl/PropertyComparison-v0`.
 Agents of this library use the batched `SpriteWorld` itself.
 """
 
@@ -13,10 +14,11 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from rl_probes.envs.push import Push
 from rl_probes.envs.sprite_world import SpriteWorld
 from rl_probes.envs.tasks import ObjectComparison, ObjectGoal, PropertyComparison, Task
 
-TASKS: tuple[type[Task], ...] = (ObjectGoal, ObjectComparison, PropertyComparison)
+TASKS: tuple[type[Task], ...] = (ObjectGoal, Push, ObjectComparison, PropertyComparison)
 
 
 class SpriteEnv(gymnasium.Env[NDArray[np.uint8], np.int64]):

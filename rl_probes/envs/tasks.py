@@ -93,8 +93,8 @@ class TouchTask(Task):
         if not scales or not all(0 < scale < 0.5 for scale in scales):
             raise ValueError(f"{name}: scales must lie between 0 and 0.5, got {list(scales)}.")
         self.num_objects = num_objects
-        self.colors = _indices(name, "colors", colors, COLORS)
-        self.shapes = _indices(name, "shapes", shapes, SHAPES)
+        self.colors = indices_of(name, "colors", colors, COLORS)
+        self.shapes = indices_of(name, "shapes", shapes, SHAPES)
         self.scales = np.array(scales, dtype=np.float64)
 
     @property
@@ -226,7 +226,8 @@ def _another(streams: Streams, count: int, unique: Integers, taken: NDArray[np.b
     return np.where(forbidden & (drawn >= unique), drawn + 1, drawn)
 
 
-def _indices(task: str, argument: str, names: Sequence[str], known: tuple[str, ...]) -> Integers:
+def indices_of(task: str, argument: str, names: Sequence[str], known: tuple[str, ...]) -> Integers:
+    """Where the names stand among those `known`; raises ValueError for others, or for none."""
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ValueError(f"{task}: {argument} must be among {', '.join(known)}; got {list(names)}.")
