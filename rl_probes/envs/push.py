@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,14 +40,17 @@ class Push(Task):
         if num_objects < 1:
             raise ValueError(f"Push needs at least 1 object, got {num_objects}.")
         self.num_objects = num_objects
-        self._colors = indices_of("Push", "colors", [name for name in colors if name != "blue"], COLORS)
+        self.colors = indices_of("Push", "colors", [name for name in colors if name != "blue"], COLORS)
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {"colors": [COLORS[index] for index in self.colors]}
 
     def fixtures(self) -> tuple[Sprites, Floats]:
         square, blue = np.array([SHAPES.index("square")]), np.array([COLORS.index("blue")])
         return Sprites(square, blue, np.array([TARGET_SCALE])), np.array([[GOAL, GOAL]])
 
     def draw(self, streams: Streams) -> tuple[Sprites, Integers]:
-        color = self._colors[(streams.uniform(self.num_objects) * len(self._colors)).astype(np.int64)]
+        color = self.colors[(streams.uniform(self.num_objects) * len(self.colors)).astype(np.int64)]
         target = streams.below(self.num_objects)
         color[np.arange(len(streams)), target] = COLORS.index("blue")
         shape = np.full(color.shape, SHAPES.index("square"))
@@ -73,8 +77,8 @@ class Push(Task):
         return np.clip(agent + way, AGENT_SCALE / 2, 1 - AGENT_SCALE / 2), objects
 
     def judge(self, agent: Floats, objects: Floats, target: Integers) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-        arrived = np.asarray(_distance(objects, np.array([GOAL, GOAL])) < CONTACT)
-        return arrived.any(axis=1), arrived[np.arange(len(target)), target]
+        arrived = _distance(objects, np.array([GOAL, GOAL])) < CONTACT
+        return np.asarray(arrived.any(axis=1)), arrived[np.arange(len(target)), target]
 
     def distance(self, agent: Floats, objects: Floats, target: Integers) -> Floats:
         return _distance(objects[np.arange(len(target)), target], np.array([GOAL, GOAL]))

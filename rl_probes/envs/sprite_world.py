@@ -128,6 +128,9 @@ class SpriteWorld(World):
             }
         return batch
 
+    def provenance(self) -> dict[str, Any]:
+        return self.task.describe() | {"image_size": self.image_size[0]}
+
     def state(self) -> dict[str, Any]:
         return {name: getattr(self, name).copy() for name in ARRAYS} | {
             "generator": self._generator.bit_generator.state

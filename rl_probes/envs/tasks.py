@@ -67,6 +67,10 @@ class Task(ABC):
         nothing = np.zeros(0, dtype=np.int64)
         return Sprites(nothing, nothing, np.zeros(0)), np.zeros((0, 2))
 
+    def describe(self) -> dict[str, Any]:
+        """What episodes are drawn from, for manifests and tables."""
+        return {"environment": type(self).__name__, "num_objects": self.num_objects}
+
     def progress(self, agent: Floats, objects: Floats, target: Integers) -> NDArray[np.float32]:
         """(n,) 1 - max(0, distance - CONTACT) / (REACH - CONTACT): 1 exactly at success, 0 at the longest way."""
         left = np.maximum(0.0, self.distance(agent, objects, target) - CONTACT)
@@ -96,6 +100,13 @@ class TouchTask(Task):
         self.colors = indices_of(name, "colors", colors, COLORS)
         self.shapes = indices_of(name, "shapes", shapes, SHAPES)
         self.scales = np.array(scales, dtype=np.float64)
+
+    def describe(self) -> dict[str, Any]:
+        return super().describe() | {
+            "colors": [COLORS[index] for index in self.colors],
+            "shapes": [SHAPES[index] for index in self.shapes],
+            "scales": self.scales.tolist(),
+        }
 
     @property
     def values(self) -> tuple[NDArray[Any], ...]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ocl.data.sprites import COLORS, SHAPES, seen
+from rl_probes.envs.push import Push
 from rl_probes.envs.sprite_world import SpriteWorld, random_actions, scripted_actions
 from rl_probes.envs.tasks import ObjectComparison, ObjectGoal, PropertyComparison
 
@@ -160,6 +161,15 @@ def test_only_what_is_asked_for_is_filled():
     assert pixels.images.shape == (2, 3, 32, 32)
     assert pixels.objects == {}
     assert torch.equal(pixels.images, world.observe(ALL).images[[2, 0]])
+
+
+def test_provenance_tells_worlds_apart():
+    worlds = [
+        SpriteWorld(task, image_size=size)
+        for task in (*TASKS, Push(), Push(2), ObjectComparison(colors=["blue", "pink"]), ObjectGoal(scales=[0.22]))
+        for size in (32, 64)
+    ]
+    assert len({json.dumps(world.provenance()) for world in worlds}) == len(worlds)
 
 
 def test_bad_calls_are_refused():
