@@ -60,15 +60,13 @@ def evaluate(
 
     returns, lengths = np.zeros(len(queue)), np.zeros(len(queue), np.int64)
     success = np.full(len(queue), np.nan)
-    playing = np.arange(world.num_envs)  # environment -> position in the queue; beyond the list: idle
-    waiting = world.num_envs
-    world.reset(playing, queue[np.minimum(playing, len(queue) - 1)])
-    generators = [_generator(queue, position) for position in playing]
+    playing = np.arange(world.num_envs)  # environment -> position in the queue; beyond its end: idle
+    active = np.flatnonzero(playing < len(queue))
+    world.reset(active, queue[active])
+    generators = {index: _generator(queue[index]) for index in active}
+    waiting = len(active)
 
-    while True:
-        active = np.flatnonzero(playing < len(queue))
-        if len(active) == 0:
-            break
+    while len(active):
         probabilities = actor.action_probabilities(world.observe(actor.requires, active))
         actions = np.zeros(world.num_envs, np.int64)
         if most_likely:
@@ -82,21 +80,22 @@ def evaluate(
         positions = playing[active]
         returns[positions] += outcome.reward[active]
         lengths[positions] += 1
-        finished = np.flatnonzero(outcome.terminated | outcome.truncated)
-        for index in finished:
-            if playing[index] < len(queue):
-                if "success" in outcome.info:
-                    success[playing[index]] = outcome.info["success"][index]
-                playing[index] = waiting
-                generators[index] = _generator(queue, waiting)
-                waiting += 1
-        if len(finished):  # idle environments go on too, unseen
-            world.reset(finished, queue[np.minimum(playing[finished], len(queue) - 1)])
+        finished = active[(outcome.terminated | outcome.truncated)[active]]
+        if "success" in outcome.info:
+            success[playing[finished]] = outcome.info["success"][finished]
+        playing[finished] = waiting + np.arange(len(finished))
+        waiting += len(finished)
+        restarted = finished[playing[finished] < len(queue)]
+        if len(restarted):
+            world.reset(restarted, queue[playing[restarted]])
+        generators |= {index: _generator(queue[playing[index]]) for index in restarted}
+        active = np.flatnonzero(playing < len(queue))
     return Episodes(queue, returns, lengths, success, "most likely" if most_likely else "sampled")
 
 
-def _generator(queue: NDArray[np.int64], position: int) -> np.random.Generator:
-    return np.random.default_rng([int(queue[position % len(queue)]), 0xAC7])
+def _generator(seed: int) -> np.random.Generator:
+    """Of an episode's actions; apart from whatever the world does with the same seed."""
+    return np.random.default_rng([int(seed), 0xAC7])
 
 
 @dataclass(frozen=True)
@@ -111,9 +110,9 @@ class Recording:
 
 def record_episode(actor: Actor, world: World, seed: int) -> Recording:
     """Play `seed` in the first environment as `evaluate` would, and keep the frames. Slot masks: encode the images."""
-    generator = _generator(np.array([seed]), 0)
+    generator = _generator(seed)
     first = np.array([0])
-    world.reset(np.arange(world.num_envs), np.full(world.num_envs, seed))
+    world.reset(first, np.array([seed]))
     images, actions, total = [], [], 0.0
     while True:
         batch = world.observe(actor.requires | {"images"}, first)

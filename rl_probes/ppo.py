@@ -124,7 +124,13 @@ def train(
     seconds = 0.0
     if saved is None:
         description = {"class": type(encoder).__name__, "description": encoder.describe()}
-        write_manifest(folder, config=experiment | {"total_steps": total_steps}, seed=seed, encoder=description)
+        write_manifest(
+            folder,
+            config=experiment | {"total_steps": total_steps},
+            seed=seed,
+            encoder=description,
+            world=world.provenance(),
+        )
     else:
         if saved["experiment"] != experiment:
             different = [name for name in experiment if saved["experiment"].get(name) != experiment[name]]

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ocl.shapes import Batch
 from rl_probes.envs import procgen_library
-from rl_probes.envs.world import Outcome
+from rl_probes.envs.world import Outcome, World
 
 GAMES = (
     "bigfish", "bossfight", "caveflyer", "chaser", "climber", "coinrun", "dodgeball", "fruitbot",
@@ -24,8 +24,8 @@ LEVELS = 2**31 - 1
 Integers = NDArray[np.int64]
 
 
-class ProcgenWorld:
-    """B environments of one game; a `rl_probes.envs.world.World`.
+class ProcgenWorld(World):
+    """B environments of one game.
 
     Frames are (3 64 64), actions 0..14. Time-outs are truncations. Each step reports "level_seed" (int64) and
     "success" (bool: the episode ended with its level completed). A finished environment stands still, at its last

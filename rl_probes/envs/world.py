@@ -43,7 +43,8 @@ class World(ABC):
         world's own generator."""
 
     @abstractmethod
-    def step(self, actions: NDArray[np.int64]) -> Outcome: ...
+    def step(self, actions: NDArray[np.int64]) -> Outcome:
+        """One action for each environment. A finished one may be stepped on; what it returns then means nothing."""
 
     @abstractmethod
     def observe(self, fields: frozenset[str], indices: NDArray[np.int64] | None = None) -> Batch:
@@ -56,6 +57,10 @@ class World(ABC):
 
     @abstractmethod
     def set_state(self, state: dict[str, Any]) -> None: ...
+
+    def provenance(self) -> dict[str, Any]:
+        """What decides how episodes run and look, the simulator's build included; for manifests and tables."""
+        return {"environment": type(self).__name__}
 
     @abstractmethod
     def close(self) -> None: ...

@@ -1,0 +1,148 @@
+"""One line per encoder and pooling, with everything a reader needs to trust it, as a table and as plain rows."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from rl_probes.evaluate import Episodes
+from rl_probes.progress import read_progress
+from rl_probes.statistics import FEWEST_RUNS, Estimate, with_interval
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one trained agent scored. fingerprint: of its encoder, empty where it has none; tokens: (K, D).
+
+    curve: rows of its progress.csv; episodes: on the evaluation seeds.
+    """
+
+    name: str
+    fingerprint: str
+    tokens: tuple[int, int] | None
+    pooling: str
+    seed: int
+    episodes: Episodes
+    curve: Sequence[dict[str, float]] = ()
+
+    @property
+    def steps(self) -> int:
+        return int(self.curve[-1]["steps"]) if self.curve else 0
+
+    @property
+    def steps_per_second(self) -> float:
+        return self.steps / self.curve[-1]["seconds"] if self.curve else float("nan")
+
+    def steps_to(self, success: float) -> float:
+        """Training steps until the success rate of the last 100 episodes first reached `success`; NaN if never."""
+        return next((row["steps"] for row in self.curve if row["success"] >= success), float("nan"))
+
+    def score(self, by_return: bool) -> float:
+        """Mean success over the episodes, or mean return."""
+        return float((self.episodes.returns if by_return else self.episodes.success).mean())
+
+
+def curve_of(folder: str | Path) -> list[dict[str, float]]:
+    return read_progress(Path(folder) / "progress.csv")
+
+
+def rows(results: Sequence[Result], split: str, by_return: bool = False) -> list[dict[str, Any]]:
+    """Plain rows {"name", "value", "unit", "seed", "split"}, one per agent."""
+    unit = "return" if by_return else "success rate"
+    return [
+        {"name": f"agent/{r.name}", "value": r.score(by_return), "unit": unit, "seed": r.seed, "split": split}
+        for r in results
+    ]
+
+
+def table(
+    results: Sequence[Result],
+    *,
+    task: str,
+    split: str,
+    environment: str,
+    by_return: bool = False,
+    score_range: tuple[float, float] = (0.0, 1.0),
+) -> Table:
+    """Results that differ only in their seed share a line: IQM [95% interval], mean +- sd over seeds.
+
+    environment: its build, since pixels can differ between versions of a simulator.
+    score_range: the scores that count as 0 and 1 in the column "normalised".
+
+    Raises:
+        ValueError: no results, or results on different evaluation seeds or action modes, which cannot share a table.
+    """
+    if not results:
+        raise ValueError("a table needs at least one result.")
+    first = results[0].episodes
+    for result in results:
+        if result.episodes.action_mode != first.action_mode or list(result.episodes.seeds) != list(first.seeds):
+            raise ValueError(f"{result.name} was evaluated on other seeds or actions than {results[0].name}.")
+
+    metric = "return" if by_return else "success"
+    low, high = score_range
+    found = Table(title=f"{task}: {metric} on {split}", title_justify="left", caption_justify="left")
+    for column in ("encoder", "tokens", "pooling", "frozen"):
+        found.add_column(column)
+    for column in ("steps", "seeds", "IQM [95%]", "mean ± sd", "normalised", "to 50%", "to 80%", "steps/s", "hours"):
+        found.add_column(column, justify="right")
+
+    too_few = False
+    for group in _by_everything_but_seed(results):
+        scores = np.array([result.score(by_return) for result in group])
+        too_few = too_few or len(scores) < FEWEST_RUNS
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # said once, below
+            estimate = with_interval(scores)
+        one = group[0]
+        spread = f"{scores.mean():.3f} ± {scores.std(ddof=1):.3f}" if len(scores) > 1 else f"{scores.mean():.3f}"
+        trained = bool(one.curve)
+        found.add_row(
+            f"{one.name} {one.fingerprint[:8]}".strip(),
+            f"{one.tokens[0]} × {one.tokens[1]}" if one.tokens else "-",
+            one.pooling or "-",
+            "yes" if one.fingerprint else "-",
+            f"{one.steps:,}" if trained else "-",
+            str(len(scores)),
+            _interval(estimate, len(scores)),
+            spread,
+            f"{(scores.mean() - low) / (high - low):.3f}",
+            *(_count(np.array([result.steps_to(level) for result in group])) for level in (0.5, 0.8)),
+            f"{np.mean([result.steps_per_second for result in group]):,.0f}" if trained else "-",
+            f"{np.sum([result.curve[-1]['seconds'] for result in group]) / 3600:.2f}" if trained else "-",
+        )
+    caption = (
+        f"{len(first.seeds)} episodes per agent, seeds {first.seeds[0]} to {first.seeds[-1]}, {first.action_mode} "
+        f"actions; last policy, not the best; normalised: {low:g} → 0, {high:g} → 1; to 50%, to 80%: training steps, "
+        f"median; {environment}"
+    )
+    if too_few:
+        text = f"fewer than {FEWEST_RUNS} seeds: an interval marked (!) is decoration"
+        warnings.warn(text, stacklevel=2)
+        caption += f"; (!) {text}"
+    found.caption = caption
+    return found
+
+
+def _by_everything_but_seed(results: Sequence[Result]) -> list[list[Result]]:
+    groups: dict[Any, list[Result]] = {}
+    for result in results:
+        groups.setdefault((result.name, result.fingerprint, result.pooling, result.steps), []).append(result)
+    return list(groups.values())
+
+
+def _interval(estimate: Estimate, runs: int) -> str:
+    mark = " (!)" if runs < FEWEST_RUNS else ""
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]{mark}"
+
+
+def _count(steps: np.ndarray[Any, Any]) -> str:
+    """The median over seeds; never where half of them or more never got there."""
+    median = float(np.median(np.where(np.isnan(steps), np.inf, steps)))
+    return f"{median:,.0f}" if np.isfinite(median) else "-"

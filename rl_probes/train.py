@@ -1,0 +1,145 @@
+"""Commands: `rl-probes ppo` trains one agent, `rl-probes evaluate` compares trained ones."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from rich.console import Console
+
+from ocl.files import write_json
+from ocl.representations import ObjectEncoder
+from rl_probes.agent import Agent, PoolingFactory
+from rl_probes.controls import RandomAgent
+from rl_probes.envs.world import World
+from rl_probes.evaluate import Episodes, evaluate
+from rl_probes.observation import Standardisation
+from rl_probes.ppo import PPOConfig, train
+from rl_probes.results import Result, curve_of, rows, table
+from rl_probes.runs import read_run
+
+FIRST_SEED = 1_000_000
+
+
+def train_agent(
+    world: World,
+    encoder: ObjectEncoder,
+    pooling: PoolingFactory,
+    folder: Path,
+    total_steps: int,
+    seed: int = 0,
+    ppo: PPOConfig = PPOConfig(),  # noqa: B008 (frozen)
+    standardise: bool = True,
+    bootstrap_timeouts: bool = True,
+    scale_rewards: bool = False,
+    snapshot_every: int = 10,
+    device: str = "cpu",
+    threads: int = 1,
+) -> Agent:
+    """Train a PPO agent on a frozen encoder's slots; run again to continue a run that was stopped.
+
+    Args:
+        world: The environments, stepped together; they take the run's seed.
+        encoder: What turns frames into slots. Never trained.
+        pooling: From the set of slots to one vector; trained with the policy.
+        folder: Where manifest, progress, snapshot and agent are written.
+        total_steps: Environment steps, over all environments together.
+        seed: Of the policy's weights, the actions, the minibatches and the world.
+        ppo: The algorithm's settings.
+        standardise: Scale features by 2048 frames of random play before training; else take them as they are.
+        bootstrap_timeouts: Whether an episode that ran out of time is cut off (True) or over (False).
+        scale_rewards: Divide rewards by the running deviation of the return, as published Procgen results do.
+        snapshot_every: Rollouts between snapshots.
+        device: Of the policy.
+        threads: Of torch. One is fastest for small policies, and needed for bit-identical continuation.
+    """
+    torch.set_num_threads(threads)
+    return train(
+        world,
+        encoder,
+        pooling,
+        folder=folder,
+        total_steps=total_steps,
+        seed=seed,
+        config=ppo,
+        standardisation=None if standardise else Standardisation.identity(encoder.dim),
+        bootstrap_timeouts=bootstrap_timeouts,
+        scale_rewards=scale_rewards,
+        snapshot_every=snapshot_every,
+        device=device,
+    )
+
+
+def evaluate_agents(
+    runs: list[Path],
+    episodes: int = 500,
+    first_seed: int = FIRST_SEED,
+    most_likely: bool = False,
+    by_return: bool = False,
+    score_range: tuple[float, float] = (0.0, 1.0),
+    split: str = "held-out seeds",
+    trust: bool = False,
+    threads: int = 1,
+) -> list[Result]:
+    """Play the same episodes with every trained agent and with a random one, and print the table.
+
+    Args:
+        runs: Folders that `rl-probes ppo` wrote, all of one task; those that differ only in their seed share a line.
+        episodes: How many, from seed `first_seed` on.
+        first_seed: The first of the evaluation seeds.
+        most_likely: Take the most likely action instead of sampling.
+        by_return: Score by return even where the world reports success.
+        score_range: Scores that count as 0 and 1 in the column "normalised".
+        split: What to call these episodes in the table.
+        trust: Also build classes outside the allowed packages that a run's config names.
+        threads: Of torch.
+    """
+    torch.set_num_threads(threads)
+    seeds = np.arange(first_seed, first_seed + episodes)
+    results = []
+    worlds = set()
+    for folder in runs:
+        config = read_run(folder, trust=trust)
+        worlds.add(yaml.safe_dump(config.described["world"]))
+        if len(worlds) > 1:
+            raise ValueError(f"{folder} is a run in another world than {runs[0]}; compare runs of one task at a time.")
+        agent = Agent.load(Path(folder) / "agent.safetensors", config.encoder, config.pooling)
+        if not results:
+            random = evaluate(RandomAgent(config.world.num_actions), config.world, seeds)
+            if most_likely:  # has no most likely action; the table wants one mode
+                random = Episodes(random.seeds, random.returns, random.lengths, random.success, "most likely")
+            results.append(Result("random", "", None, "", 0, random))
+        played = evaluate(agent, config.world, seeds, most_likely=most_likely)
+        name, pooling = (_class_name(config.described[key]) for key in ("encoder", "pooling"))
+        tokens = (config.encoder.num_slots, config.encoder.dim)
+        results.append(Result(name, config.encoder.fingerprint, tokens, pooling, config.seed, played, curve_of(folder)))
+        by_return = by_return or bool(np.isnan(played.success).any())
+        write_json(
+            Path(folder) / "evaluation.json",
+            {
+                "rows": rows(results[-1:], split, by_return),
+                "seeds": [int(seeds[0]), int(seeds[-1])],
+                "action_mode": played.action_mode,
+                "returns": played.returns.tolist(),
+                "lengths": played.lengths.tolist(),
+                "success": played.success.tolist() if not by_return else None,
+            },
+        )
+        provenance = config.world.provenance()
+        config.world.close()
+    world = config.described["world"]
+    task = f"{_class_name(world)} {_class_name(world.get('init_args', {}).get('task', {}))}".strip()
+    build = ", ".join(f"{name} {value}" for name, value in provenance.items())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # the caption says it
+        shown = table(results, task=task, split=split, environment=build, by_return=by_return, score_range=score_range)
+    Console().print(shown)
+    return results
+
+
+def _class_name(node: dict[str, Any]) -> str:
+    return str(node.get("class_path", "")).rsplit(".", 1)[-1]
