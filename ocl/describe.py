@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 PLAIN = (bool, int, float, str, type(None))
+LARGEST_ARRAY = 1000  # entries; larger ones are data, not settings
 
 
 def class_path(value: object) -> str:
@@ -19,7 +21,7 @@ def class_path(value: object) -> str:
 
 
 def plain_attributes(value: object) -> dict[str, Any]:
-    """Public attributes that are numbers, text or paths, or lists and dictionaries of these; sorted by name."""
+    """Public attributes that are numbers, text, paths, small arrays, or lists and dictionaries of these; by name."""
     found = {name: _plain(item) for name, item in sorted(vars(value).items()) if not name.startswith("_")}
     return {name: item for name, item in found.items() if item is not None}
 
@@ -56,6 +58,8 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, Path | torch.dtype):
         return str(value)
+    if isinstance(value, np.ndarray | np.generic) and value.size <= LARGEST_ARRAY:
+        return value.tolist()
     if isinstance(value, list | tuple):
         items = [_plain(item) for item in value]
         return None if None in items else items

@@ -1,0 +1,135 @@
+"""`ocl fit | validate | test | generate | extract | probe`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch.utils.data import DataLoader, Dataset
+
+from ocl import commands, features
+from ocl import generate as generation
+from ocl.checkpoints import load_encoder
+from ocl.data.module import collate
+from ocl.fit import run as run_lightning
+from ocl.manifest import write_manifest
+from ocl.probes import collect, probe_properties
+from ocl.representations import ObjectEncoder
+
+LIGHTNING = ("fit", "validate", "test")
+
+
+def generate(
+    dataset: Dataset,  # type: ignore[type-arg]  # jsonargparse offers no subclasses of a subscripted class
+    folder: Path,
+    shard_size: int = 1024,
+    num_workers: int = 0,
+    worker: int = 0,
+    workers: int = 1,
+) -> None:
+    """Write a data set once, to be read back by `ocl.data.stored.StoredScenes`; run again to continue.
+
+    Args:
+        dataset: What to write.
+        folder: Where to.
+        shard_size: Items per file.
+        num_workers: Processes that draw or read items.
+        worker: Which of `workers` processes this is, each started by hand or by a job array.
+        workers: How many such processes there are.
+    """
+    generation.generate(dataset, folder, shard_size=shard_size, num_workers=num_workers, worker=worker, workers=workers)
+
+
+def extract(
+    encoder: ObjectEncoder | Path,
+    dataset: Dataset,  # type: ignore[type-arg]
+    folder: Path,
+    masks: bool = False,
+    dtype: str = "float16",
+    shard_size: int = 10_000,
+    batch_size: int = 64,
+    num_workers: int = 0,
+    worker: int = 0,
+    workers: int = 1,
+    device: str = "cpu",
+) -> None:
+    """Encode a data set once into a feature store; run again to continue.
+
+    Args:
+        encoder: The folder of a checkpoint, or the class path of an encoder.
+        dataset: What to encode.
+        folder: Where to write.
+        masks: Store the masks too.
+        dtype: float16 or float32.
+        shard_size: Records per file.
+        batch_size: Images encoded at once.
+        num_workers: Processes that read the data set.
+        worker: Which of `workers` processes this is, each started by hand or by a job array.
+        workers: How many such processes there are.
+        device: Of the encoder.
+    """
+    features.extract(
+        _encoder(encoder),
+        dataset,
+        folder,
+        masks=masks,
+        dtype=dtype,
+        shard_size=shard_size,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        worker=worker,
+        workers=workers,
+        device=device,
+    )
+
+
+def probe(
+    encoder: ObjectEncoder | Path,
+    train: Dataset,  # type: ignore[type-arg]
+    test: Dataset,  # type: ignore[type-arg]
+    folder: Path,
+    batch_size: int = 64,
+    by_masks: bool = False,
+    seed: int = 0,
+) -> None:
+    """Predict objects' properties from frozen slots, with linear and MLP probes; print and save the report.
+
+    Args:
+        encoder: The folder of a checkpoint, or the class path of an encoder.
+        train: Images to fit the probes on.
+        test: Other images to measure them on.
+        folder: Where report.json and the manifest go.
+        batch_size: Images encoded at once.
+        by_masks: Pair slots with objects by their masks instead of by the probe's own likelihood.
+        seed: Of the probes.
+    """
+    encoder = _encoder(encoder)
+    slots = [collect(encoder, DataLoader(part, batch_size, collate_fn=collate), by_masks) for part in (train, test)]
+    report = probe_properties(slots[0], slots[1], seed=seed)
+    report.save(folder / "report.json")
+    write_manifest(folder, config={"encoder": encoder.describe()}, seed=seed, fingerprint=encoder.fingerprint)
+    Console().print(report.table())
+
+
+def _encoder(encoder: ObjectEncoder | Path) -> ObjectEncoder:
+    return encoder if isinstance(encoder, ObjectEncoder) else load_encoder(encoder)
+
+
+def main(arguments: Sequence[str] | None = None) -> Any:
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments and arguments[0] in LIGHTNING:
+        return run_lightning(arguments)
+    functions: dict[str, commands.Command] = {"generate": generate, "extract": extract, "probe": probe}
+    description = f"{__doc__}\n\n{', '.join(LIGHTNING)} train and evaluate; see `ocl fit --help`."
+    return commands.run("ocl", description, functions, arguments)
+
+
+def script() -> None:
+    commands.exit_with_sentence(main)
+
+
+if __name__ == "__main__":
+    script()
