@@ -103,3 +103,8 @@ def images_as_float(images: Tensor) -> Tensor:
     if not images.is_floating_point():
         raise TypeError(f"images must be uint8 in 0..255 or floating in [0, 1], got {images.dtype}.")
     return images.float()
+
+
+def softmax_over_slots(logits: Tensor) -> Tensor:
+    """(B K ...) -> (B K ...): competition over K, in float32 at least: halves would round a starved slot to 0."""
+    return logits.softmax(dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ocl.initialisation import glorot_
 from ocl.position import PositionEmbedding
-from ocl.shapes import Decoded
+from ocl.shapes import Decoded, softmax_over_slots
 
 
 class BroadcastDecoder(nn.Module):
@@ -73,7 +73,7 @@ class BroadcastDecoder(nn.Module):
             raise ValueError(f"slots must be (B, K, {self.dim}), got {tuple(slots.shape)}.")
         maps = self.hidden(self._first(slots.flatten(0, 1)))
         painted = self.output(maps).unflatten(0, (batch, count))  # (B K 4 H W)
-        masks = painted[:, :, 3].float().softmax(dim=1)
+        masks = softmax_over_slots(painted[:, :, 3])
         prediction = torch.einsum("bkhw,bkchw->bchw", masks.to(painted.dtype), painted[:, :, :3])
         return Decoded(prediction, masks)
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ocl.shapes import Decoded
+from ocl.shapes import Decoded, softmax_over_slots
 
 
 class MLPDecoder(nn.Module):
@@ -47,6 +47,6 @@ class MLPDecoder(nn.Module):
         hidden = F.relu(self.first(slots).unsqueeze(2) + from_position)  # (B K N H)
         for layer in self.hidden:
             hidden = F.relu(layer(hidden))
-        masks = self.alpha(hidden).squeeze(-1).float().softmax(dim=1)  # (B K N)
+        masks = softmax_over_slots(self.alpha(hidden).squeeze(-1))  # (B K N)
         mixed = torch.einsum("bkn,bknh->bnh", masks.to(hidden.dtype), hidden)
         return Decoded(self.features(mixed), masks.unflatten(-1, self.grid))

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ocl.shapes import softmax_over_slots
+
 
 def attend(query: Tensor, tokens: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
     """Plain form: query (B K F) and tokens (B N F) -> attention A (B K N) float32, pooled W X^ (B K F).
 
     A = softmax over K of query tokens^T; W = (A + epsilon) / sum over N of (A + epsilon).
     """
-    logits = query @ tokens.mT
-    attention = logits.softmax(dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    attention = softmax_over_slots(query @ tokens.mT)
     weights = attention + epsilon
     weights = weights / weights.sum(dim=-1, keepdim=True)
     return attention, weights.to(tokens.dtype) @ tokens
