@@ -56,37 +56,30 @@ class ProgressHead(RewardPredictor):
 
 
 class DeepSetProgress(ProgressHead):
-    """rho(max_k phi(s_k), mean_k phi(s_k)) over valid slots (Zaheer et al., 2017).
+    """rho(max_k h_k, mean_k h_k) with h_k = phi(s_k, max_j psi(s_j)) over valid slots.
 
-    The maximum finds one object, the mean counts and averages them.
+    One permutation-equivariant layer and an invariant one (Zaheer et al., 2017, section 3). Progress is mostly a
+    relation between two objects, such as the distance of the agent to its target: with the context max_j psi(s_j) each slot
+    can hold itself against the others, where pooling alone would have to carry both objects' places through one vector.
+    On oracle slots of Object Goal that about halves the distance to the true progress.
     """
 
     def __init__(self, dim: int, width: int = 128) -> None:
         super().__init__(dim=dim, width=width)
-        self.phi = nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.psi = nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.of_slot = nn.Linear(dim, width)
+        self.of_context = nn.Linear(width, width, bias=False)
+        self.phi = nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU())
         self.rho = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
 
     def score(self, slots: Tensor, valid: Tensor) -> Tensor:
-        each = self.phi(slots) * valid[..., None]  # (B K width), never negative: zero is neutral for the maximum
+        # psi and phi end in a ReLU and are never negative: zero is neutral for the maximum.
+        present = valid[..., None]
+        context = (self.psi(slots) * present).amax(1)  # (B width)
+        each = self.phi(self.of_slot(slots) + self.of_context(context)[:, None]) * present  # (B K width)
         mean = each.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
-        return self.rho(torch.cat([each.amax(1), mean], dim=1)).squeeze(1)
-
-
-class TransformerProgress(ProgressHead):
-    """Self-attention between slots before a mean: for progress that depends on pairs of objects."""
-
-    def __init__(self, dim: int, width: int = 64, heads: int = 4, layers: int = 2) -> None:
-        super().__init__(dim=dim, width=width, heads=heads, layers=layers)
-        self.project = nn.Linear(dim, width)
-        # Without the fast path of inference, so that training and evaluation compute the same.
-        layer = nn.TransformerEncoderLayer(width, heads, 2 * width, dropout=0.0, batch_first=True, norm_first=True)
-        self.transformer = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.rho = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1))
-
-    def score(self, slots: Tensor, valid: Tensor) -> Tensor:
-        ignored = ~valid & valid.any(1, keepdim=True)  # attention over an empty set would be NaN
-        each = self.transformer(self.project(slots), src_key_padding_mask=ignored) * valid[..., None]
-        return self.rho(each.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)).squeeze(1)
+        score: Tensor = self.rho(torch.cat([each.amax(1), mean], dim=1))
+        return score.squeeze(1)
 
 
 class FlattenedProgress(ProgressHead):
@@ -108,4 +101,5 @@ class FlattenedProgress(ProgressHead):
     def score(self, slots: Tensor, valid: Tensor) -> Tensor:
         if slots.shape[1] != self.hyperparameters["num_slots"]:
             raise ValueError(f"this head reads {self.hyperparameters['num_slots']} slots, got {slots.shape[1]}.")
-        return self.layers(torch.cat([slots, valid[..., None].float()], dim=2).flatten(1)).squeeze(1)
+        score: Tensor = self.layers(torch.cat([slots, valid[..., None].float()], dim=2).flatten(1))
+        return score.squeeze(1)
