@@ -18,7 +18,6 @@ from torch import Tensor
 
 from ocl.representations import ObjectEncoder
 from ocl.shapes import Batch, Slots
-from rl_probes.envs.world import World
 
 Array = NDArray[np.float32]
 
@@ -64,24 +63,6 @@ class Standardisation:
         std = kept.std(axis=0)
         return Standardisation(kept.mean(axis=0).astype(np.float32), np.where(std > 1e-6, std, 1.0).astype(np.float32))
 
-    @staticmethod
-    def of_random_play(world: World, encoder: ObjectEncoder, frames: int = 2048, seed: int = 0) -> Standardisation:
-        """Statistics of at least `frames` frames under uniformly random actions; the world is left as it was found."""
-        before = world.state()
-        generator = np.random.default_rng(seed)
-        observer = Observer(encoder, Standardisation.identity(encoder.dim))
-        seen = []
-        world.reset()
-        for _ in range(-(-frames // world.num_envs)):
-            seen.append(observer.slots(world.observe(encoder.requires)))
-            outcome = world.step(generator.integers(0, world.num_actions, world.num_envs))
-            finished = np.flatnonzero(outcome.terminated | outcome.truncated)
-            if len(finished):
-                world.reset(finished)
-        world.set_state(before)
-        vectors = torch.cat([slots.vectors for slots in seen]).float().cpu().numpy()
-        return Standardisation.of(vectors, torch.cat([slots.valid for slots in seen]).cpu().numpy())
-
 
 class Observer:
     """Frames -> observations, with the encoder kept out of every module: no policy, optimiser or checkpoint of the
@@ -114,7 +95,7 @@ class Observer:
         Raises:
             ValueError: the encoder returned another shape than it promised, or a value that is not finite.
         """
-        slots = self.encoder(_to(batch, self._device))
+        slots: Slots = self.encoder(_to(batch, self._device))
         expected = (len(batch), self.encoder.num_slots, self.encoder.dim)
         if tuple(slots.vectors.shape) != expected:
             raise ValueError(f"the encoder returned vectors {tuple(slots.vectors.shape)}, expected {expected}.")

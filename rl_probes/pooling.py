@@ -46,7 +46,8 @@ class DeepSetPooling(Pooling):
 
     def forward(self, observations: Tensor) -> Tensor:
         vectors, valid = unpack(observations)
-        return (self.phi(vectors) * valid.unsqueeze(-1)).amax(dim=1)  # (B K width) -> (B width)
+        features: Tensor = self.phi(vectors) * valid.unsqueeze(-1)  # (B K width)
+        return features.amax(dim=1)
 
 
 class TransformerPooling(Pooling):
@@ -76,7 +77,8 @@ class TransformerPooling(Pooling):
             [self.class_token.expand(len(vectors), -1, -1), self.project(vectors)], dim=1
         )  # (B K+1 width)
         ignored = torch.cat([valid.new_zeros(len(valid), 1), ~valid], dim=1)  # (B K+1)
-        return self.transformer(tokens, src_key_padding_mask=ignored)[:, 0]
+        encoded: Tensor = self.transformer(tokens, src_key_padding_mask=ignored)
+        return encoded[:, 0]
 
 
 class FlattenPooling(Pooling):
@@ -88,4 +90,5 @@ class FlattenPooling(Pooling):
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(self.num_slots * (self.dim + 1), width), nn.ReLU())
 
     def forward(self, observations: Tensor) -> Tensor:
-        return self.layers(observations)
+        pooled: Tensor = self.layers(observations)
+        return pooled

@@ -21,7 +21,7 @@ from ocl.manifest import write_manifest
 from ocl.representations import ObjectEncoder
 from rl_probes import snapshot
 from rl_probes.agent import Agent, PoolingFactory, describe, load_weights, policy_arguments, weights
-from rl_probes.envs.vector import FrozenFeatureVecEnv, RewardScaling
+from rl_probes.envs.vector import FrozenFeatureVecEnv, RewardScaling, random_play_statistics
 from rl_probes.envs.world import World
 from rl_probes.observation import Observer, Standardisation
 from rl_probes.pooling import Pooling
@@ -105,7 +105,7 @@ def train(
     if saved is not None:
         standardisation = Standardisation(**saved["standardisation"])
     elif standardisation is None:
-        standardisation = Standardisation.of_random_play(world, encoder, seed=seed)
+        standardisation = random_play_statistics(world, encoder, seed=seed)
     scaling = RewardScaling(config.gamma) if scale_rewards else None
     env = FrozenFeatureVecEnv(world, Observer(encoder, standardisation), bootstrap_timeouts, scaling)
     model = build(env, pooling, config, seed, device)
@@ -156,7 +156,7 @@ def train(
 def _row(model: PPO, seconds: float, steps_per_second: float) -> dict[str, float]:
     """Return, length and success over the last 100 episodes; losses of the last update."""
     episodes = list(model.ep_info_buffer or [])
-    values = cast(dict[str, float], model.logger.name_to_value)
+    values = model.logger.name_to_value
     return {
         "steps": model.num_timesteps,
         "seconds": seconds,

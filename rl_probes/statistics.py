@@ -31,12 +31,12 @@ def interquartile_mean(scores: ArrayLike) -> NDArray[np.float64]:
     values = np.sort(values.reshape(*values.shape[:-2], -1), axis=-1)
     count = values.shape[-1]
     dropped = count // 4
-    return values[..., dropped : count - dropped].mean(axis=-1)
+    return np.asarray(values[..., dropped : count - dropped].mean(axis=-1))
 
 
 def mean(scores: ArrayLike) -> NDArray[np.float64]:
     """(... R T) -> (...)"""
-    return np.asarray(scores, np.float64).mean(axis=(-2, -1))
+    return np.asarray(np.asarray(scores, np.float64).mean(axis=(-2, -1)))
 
 
 def with_interval(
@@ -71,7 +71,7 @@ def probability_of_improvement(
 
     def probability(x: Scores, y: Scores) -> NDArray[np.float64]:
         difference = x[..., :, None, :] - y[..., None, :, :]  # (... R R' T)
-        return ((difference > 0) + 0.5 * (difference == 0)).mean(axis=(-3, -2, -1))
+        return np.asarray(((difference > 0) + 0.5 * (difference == 0)).mean(axis=(-3, -2, -1)))
 
     generator = np.random.default_rng(seed)
     resampled = probability(_resample(a, resamples, generator), _resample(b, resamples, generator))

@@ -100,7 +100,7 @@ def evaluate_agents(
     """
     torch.set_num_threads(threads)
     seeds = np.arange(first_seed, first_seed + episodes)
-    results = []
+    results: list[Result] = []
     worlds = set()
     for folder in runs:
         config = read_run(folder, trust=trust)

@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv
 
+from ocl.representations import ObjectEncoder
 from rl_probes.envs.world import World
-from rl_probes.observation import Observer, concatenate
+from rl_probes.observation import Observer, Standardisation, concatenate
 
 
 class RewardScaling:
@@ -163,3 +165,21 @@ class FrozenFeatureVecEnv(VecEnv):
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         return [False] * len(list(self._get_indices(indices)))
+
+
+def random_play_statistics(world: World, encoder: ObjectEncoder, frames: int = 2048, seed: int = 0) -> Standardisation:
+    """Of the features of at least `frames` frames under uniformly random actions; the world is left as it was found."""
+    before = world.state()
+    generator = np.random.default_rng(seed)
+    observer = Observer(encoder, Standardisation.identity(encoder.dim))
+    seen = []
+    world.reset()
+    for _ in range(-(-frames // world.num_envs)):
+        seen.append(observer.slots(world.observe(encoder.requires)))
+        outcome = world.step(generator.integers(0, world.num_actions, world.num_envs))
+        finished = np.flatnonzero(outcome.terminated | outcome.truncated)
+        if len(finished):
+            world.reset(finished)
+    world.set_state(before)
+    vectors = torch.cat([slots.vectors for slots in seen]).float().cpu().numpy()
+    return Standardisation.of(vectors, torch.cat([slots.valid for slots in seen]).cpu().numpy())

@@ -14,7 +14,7 @@ from ocl.representations import ObjectEncoder
 from ocl.shapes import Batch, Slots
 from rl_probes import ppo
 from rl_probes.agent import Agent
-from rl_probes.envs.vector import FrozenFeatureVecEnv, RewardScaling
+from rl_probes.envs.vector import FrozenFeatureVecEnv, RewardScaling, random_play_statistics
 from rl_probes.envs.world import Outcome
 from rl_probes.observation import Observer, Standardisation
 from rl_probes.pooling import DeepSetPooling, FlattenPooling
@@ -340,7 +340,7 @@ def test_random_play_leaves_the_world_untouched():
     world.reset()
     world.step(np.zeros(4, np.int64))
     before = world.state()
-    standardisation = Standardisation.of_random_play(world, StateEncoder(), frames=60)
+    standardisation = random_play_statistics(world, StateEncoder(), frames=60)
     np.testing.assert_allclose(standardisation.mean, [0.5, 0.5])
     np.testing.assert_allclose(standardisation.std, [0.5, 0.5])
     for name, value in before.items():
