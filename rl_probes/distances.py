@@ -23,8 +23,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rl_probes.statistics import Estimate
-
 CHANCE = 0.5**0.5
 """The distance between unrelated rewards."""
 
@@ -51,10 +49,10 @@ def pearson_distance_interval(
     resamples: int = 1000,
     level: float = 0.95,
     seed: int = 0,
-) -> Estimate:
-    """The same with a percentile bootstrap over whole episodes; `episodes` (n) names each sample's episode.
+) -> tuple[float, float, float]:
+    """The same, then the ends of its percentile bootstrap interval over whole episodes.
 
-    Steps of an episode depend on each other, so resampling steps would claim too narrow an interval.
+    `episodes` (n) names each sample's episode. Steps of an episode depend on each other, so resampling steps would claim too narrow an interval.
     """
     x, y = _samples(first, second)
     groups, index = _groups(episodes, x.size)
@@ -62,13 +60,16 @@ def pearson_distance_interval(
     np.add.at(sums, index, _moments(x, y))
     drawn = np.random.default_rng(seed).multinomial(groups, np.full(groups, 1 / groups), size=resamples)
     low, high = np.quantile(_distance_of_moments(drawn @ sums), [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(_distance_of_moments(sums.sum(0)[None])[0]), float(low), float(high))
+    return float(_distance_of_moments(sums.sum(0)[None])[0]), float(low), float(high)
 
 
 def bootstrap(
     statistic: Callable[..., float], *arrays: NDArray[Any], resamples: int = 1000, level: float = 0.95, seed: int = 0
-) -> Estimate:
-    """Percentile bootstrap of `statistic(*arrays)` over the shared first axis (episodes); NaN draws are left out."""
+) -> tuple[float, float, float]:
+    """`statistic(*arrays)`, then the ends of its percentile bootstrap interval over the shared first axis (episodes).
+
+    Draws in which the statistic is NaN are left out.
+    """
     count = len(arrays[0])
     generator = np.random.default_rng(seed)
     draws = []
@@ -77,7 +78,7 @@ def bootstrap(
         draws.append(statistic(*(array[chosen] for array in arrays)))
     found = np.asarray(draws)[~np.isnan(draws)]
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2]) if found.size else (np.nan, np.nan)
-    return Estimate(float(statistic(*arrays)), float(low), float(high))
+    return float(statistic(*arrays)), float(low), float(high)
 
 
 def canonical_tabular(
@@ -98,7 +99,10 @@ def canonical_tabular(
         np.ones(actions) if action_distribution is None else action_distribution, "actions", (actions,)
     )
     mean = np.einsum("sat,a,t->s", table, over_actions, over_states)  # (S) E[R(s, A, S')]
-    return table + gamma * mean[None, None, :] - mean[:, None, None] - gamma * (over_states @ mean)
+    canonical: NDArray[np.float64] = (
+        table + gamma * mean[None, None, :] - mean[:, None, None] - gamma * (over_states @ mean)
+    )
+    return canonical
 
 
 def epic_tabular(
@@ -142,7 +146,8 @@ def canonical_samples(
         mean += reward(origins, _repeat(action, len(origins)), _repeat(following, len(origins)))
     mean /= len(pool_states)
     observed = np.asarray(reward(states, actions, next_states), np.float64)
-    return observed + gamma * mean[count : 2 * count] - mean[:count] - gamma * mean[2 * count :].mean()
+    canonical: NDArray[np.float64] = observed + gamma * mean[count : 2 * count] - mean[:count]
+    return canonical - gamma * mean[2 * count :].mean()
 
 
 def epic_sampled(

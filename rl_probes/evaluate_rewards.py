@@ -6,15 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
 from rich.table import Table
 from scipy.stats import rankdata
+from torch import Tensor
 
 from rl_probes.distances import bootstrap, pearson_distance_interval
-from rl_probes.fit_rewards import predict_recording
 from rl_probes.recording import Recording
 from rl_probes.rewards.predictor import RewardPredictor
-from rl_probes.statistics import Estimate
+from rl_probes.rewards.set_progress import ProgressHead
+from rl_probes.rewards.transition import SlotTransition
 
 METRICS = {
     "epic": "distance to the true progress over states, chance 0.707",
@@ -22,6 +24,25 @@ METRICS = {
     "spearman": "rank correlation within a trajectory, mean",
     "success_auroc": "success of an episode by its last value, chance 0.5",
 }
+
+
+@torch.inference_mode()
+def predict(predictor: RewardPredictor, vectors: Tensor, valid: Tensor, batch_size: int = 4096) -> NDArray[np.float32]:
+    """The potential of n states: vectors (n K D), valid (n K) -> (n)."""
+    predictor.eval()
+    parts = zip(vectors.split(batch_size), valid.split(batch_size), strict=True)
+    return torch.cat([predictor(SlotTransition(*part)).reward for part in parts]).cpu().numpy()
+
+
+def predict_recording(predictor: RewardPredictor, recording: Recording) -> NDArray[np.float32]:
+    """The potential of every frame (n).
+
+    Raises:
+        ValueError: a progress head that was fitted on another encoder's slots.
+    """
+    if isinstance(predictor, ProgressHead):
+        predictor.check_encoder(recording.fingerprint)
+    return predict(predictor, torch.from_numpy(recording.vectors), torch.from_numpy(recording.valid))
 
 
 def auroc(score: ArrayLike, positive: ArrayLike) -> float:
@@ -102,7 +123,7 @@ def evaluate_progress(
             ),
             "spearman": bootstrap(lambda values: float(values.mean()), trajectories, **options)
             if len(trajectories)
-            else Estimate(np.nan, np.nan, np.nan),
+            else (np.nan, np.nan, np.nan),
             "success_auroc": bootstrap(auroc, score[finals], recording.success[finals], **options),
         }
         units = {"epic": "distance", "step_distance": "distance", "spearman": "rho", "success_auroc": "probability"}

@@ -7,15 +7,14 @@ from copy import deepcopy
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from rl_probes.evaluate_rewards import predict
 from rl_probes.observation import Standardisation
 from rl_probes.recording import Recording
-from rl_probes.rewards.predictor import RewardPredictor
 from rl_probes.rewards.set_progress import DeepSetProgress, ProgressHead
 from rl_probes.rewards.transition import SlotTransition
 
@@ -56,7 +55,7 @@ def fit_progress(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         head = build(*train.vectors.shape[1:])
-    scale = Standardisation.of(train.vectors, train.valid)
+    scale = Standardisation.of(train.vectors.astype(np.float32), train.valid)
     head.mean.copy_(torch.from_numpy(scale.mean))
     head.std.copy_(torch.from_numpy(scale.std))
     head.encoder_fingerprint = train.fingerprint
@@ -87,25 +86,6 @@ def fit_progress(
                     break
     head.load_state_dict(best_state)
     return head.eval()
-
-
-@torch.inference_mode()
-def predict(predictor: RewardPredictor, vectors: Tensor, valid: Tensor, batch_size: int = 4096) -> NDArray[np.float32]:
-    """The potential of n states: vectors (n K D), valid (n K) -> (n)."""
-    predictor.eval()
-    parts = zip(vectors.split(batch_size), valid.split(batch_size), strict=True)
-    return torch.cat([predictor(SlotTransition(*part)).reward for part in parts]).cpu().numpy()
-
-
-def predict_recording(predictor: RewardPredictor, recording: Recording) -> NDArray[np.float32]:
-    """The potential of every frame (n).
-
-    Raises:
-        ValueError: a progress head that was fitted on another encoder's slots.
-    """
-    if isinstance(predictor, ProgressHead):
-        predictor.check_encoder(recording.fingerprint)
-    return predict(predictor, torch.from_numpy(recording.vectors), torch.from_numpy(recording.valid))
 
 
 def _known(recording: Recording) -> tuple[Tensor, Tensor, Tensor]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -76,7 +76,7 @@ class RewardPredictor(nn.Module, ABC):
         batch, count = valid.shape
         others = ~torch.eye(count, dtype=torch.bool, device=valid.device)
         kept = (valid[:, None, :] & others).reshape(batch * count, count)  # (B*K K)
-        repeated = {
+        repeated: dict[str, Any] = {
             name: None if value is None else value.repeat_interleave(count, 0)
             for name, value in vars(transition).items()
         }

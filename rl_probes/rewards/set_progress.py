@@ -59,9 +59,9 @@ class DeepSetProgress(ProgressHead):
     """rho(max_k h_k, mean_k h_k) with h_k = phi(s_k, max_j psi(s_j)) over valid slots.
 
     One permutation-equivariant layer and an invariant one (Zaheer et al., 2017, section 3). Progress is mostly a
-    relation between two objects, such as the distance of the agent to its target: with the context max_j psi(s_j) each slot
-    can hold itself against the others, where pooling alone would have to carry both objects' places through one vector.
-    On oracle slots of Object Goal that about halves the distance to the true progress.
+    relation between two objects, such as the distance of the agent to its target: with the context max_j psi(s_j) each
+    slot can hold itself against the others, where pooling alone would have to carry both objects' places through one
+    vector. On oracle slots of Object Goal that about halves the distance to the true progress.
     """
 
     def __init__(self, dim: int, width: int = 128) -> None:
