@@ -114,7 +114,7 @@ def evaluate_agents(
                 random = Episodes(random.seeds, random.returns, random.lengths, random.success, "most likely")
             results.append(Result("random", "", None, "", 0, random))
         played = evaluate(agent, config.world, seeds, most_likely=most_likely)
-        name, pooling = (_class_name(config.described[key]) for key in ("encoder", "pooling"))
+        name, pooling = type(config.encoder).__name__, _class_name(config.described["pooling"])
         tokens = (config.encoder.num_slots, config.encoder.dim)
         results.append(Result(name, config.encoder.fingerprint, tokens, pooling, config.seed, played, curve_of(folder)))
         by_return = by_return or bool(np.isnan(played.success).any())
@@ -131,8 +131,7 @@ def evaluate_agents(
         )
         provenance = config.world.provenance()
         config.world.close()
-    world = config.described["world"]
-    task = f"{_class_name(world)} {_class_name(world.get('init_args', {}).get('task', {}))}".strip()
+    task = provenance.pop("environment")
     build = ", ".join(f"{name} {value}" for name, value in provenance.items())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the caption says it

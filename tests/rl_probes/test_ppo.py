@@ -177,11 +177,9 @@ def test_unbinding_keeps_values_and_breaks_objects():
 
 @pytest.mark.slow
 def test_oracle_learns_object_comparison_and_the_controls_do_not(tmp_path):
-    """Figures: oracle 0.88 to 0.91 at 100k steps (three seeds); chance 0.22 to 0.27."""
+    """Measured at 100k steps: oracle 0.88 to 0.91, unbound 0.22 and 0.23, blind 0.18 and 0.19; random 0.24."""
     world = SpriteWorld(ObjectComparison(), 32, seed=0)
-    seeds = range(10_000, 10_500)
-    chance = evaluate(RandomAgent(4), world, seeds).success.mean()
-    scores = {}
+    played = {}
     encoders = {"oracle": oracle(), "blind": BlindEncoder(), "unbound": UnboundEncoder(oracle())}
     for name, encoder in encoders.items():
         agent = train(
@@ -191,7 +189,12 @@ def test_oracle_learns_object_comparison_and_the_controls_do_not(tmp_path):
             folder=tmp_path / name,
             total_steps=100_000,
         )
-        scores[name] = evaluate(agent, world, seeds).success.mean()
-    assert scores["oracle"] >= 0.70
-    assert scores["oracle"] - scores["unbound"] >= 0.3
-    assert abs(scores["blind"] - chance) <= 0.05
+        played[name] = evaluate(agent, world, range(10_000, 12_000))
+    score = {name: episodes.success.mean() for name, episodes in played.items()}
+    assert score["oracle"] >= 0.70
+    assert score["oracle"] - score["unbound"] >= 0.3
+    # Blind, every touched object is equally likely to be the target; walking on into a wall can only lose episodes.
+    touched = (played["blind"].lengths < 100).mean()
+    assert score["blind"] == pytest.approx(touched / 4, abs=3 * 0.0097)  # three standard errors
+    chance = evaluate(RandomAgent(4), world, range(10_000, 12_000)).success.mean()
+    assert score["blind"] <= chance + 0.05

@@ -9,22 +9,27 @@ import numpy as np
 import pytest
 import yaml
 
+from ocl import checkpoints
 from ocl.files import read_json
+from ocl.instantiate import instantiate
+from rl_probes import snapshot
 from rl_probes.cli import main
 from rl_probes.runs import read_run
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "rl").glob("object_*_oracle.yaml"))
+CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "rl").glob("object_*.yaml"))
+ORACLE = next(config for config in CONFIGS if config.stem == "object_comparison_oracle")
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
 def test_train_and_evaluate_from_a_config(tmp_path, config, capsys):
+    encoder = yaml.safe_load(config.read_text())["encoder"]["class_path"].rsplit(".", 1)[-1]
     folders = []
     for seed in (0, 1):
         folders.append(tmp_path / f"seed_{seed}")
         options = ["--total_steps", "2048", "--seed", str(seed), "--folder", str(folders[-1])]
         main(["ppo", "--config", str(config), *options])
     results = main(["evaluate", "--runs", str([str(folder) for folder in folders]), "--episodes", "20"])
-    assert [result.name for result in results] == ["random", "OracleObjects", "OracleObjects"]
+    assert [result.name for result in results] == ["random", encoder, encoder]
     assert [result.seed for result in results[1:]] == [0, 1]
     assert "(!)" in capsys.readouterr().out  # two seeds
     saved = read_json(folders[1] / "evaluation.json")
@@ -34,7 +39,7 @@ def test_train_and_evaluate_from_a_config(tmp_path, config, capsys):
 
 
 def write(folder: Path, **changes: object) -> Path:
-    content = yaml.safe_load(CONFIGS[0].read_text()) | changes
+    content = yaml.safe_load(ORACLE.read_text()) | changes
     (folder / "config.yaml").write_text(yaml.safe_dump(content))
     return folder
 
@@ -75,3 +80,49 @@ def test_damaged_configs_are_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("- 1\n")
     with pytest.raises(ValueError, match="restore it"):
         read_run(tmp_path)
+
+
+def test_an_encoder_from_a_checkpoint(tmp_path):
+    """A config names the checkpoint's folder; the run is built and evaluated with it."""
+    node = {
+        "class_path": "ocl.representations.RandomCNN",
+        "init_args": {"image_size": [64, 64], "dim": 8, "strides": [2, 2, 2, 2], "seed": 3},
+    }
+    encoder = instantiate(node)
+    checkpoints.save(node, encoder, tmp_path / "encoder")
+    loaded = {"class_path": "ocl.checkpoints.load_encoder", "init_args": {"folder": str(tmp_path / "encoder")}}
+    run = read_run(write(tmp_path, encoder=loaded))
+    assert run.encoder.fingerprint == encoder.fingerprint
+    config, folder = tmp_path / "config.yaml", tmp_path / "run"
+    main(["ppo", "--config", str(config), "--total_steps", "2048", "--folder", str(folder)])
+    results = main(["evaluate", "--runs", f"[{folder}]", "--episodes", "5"])
+    assert results[1].fingerprint == encoder.fingerprint
+    assert results[1].tokens == (16, 8)
+
+
+def test_procgen_trains_continues_exactly_and_is_scored_by_return(tmp_path, capsys):
+    pytest.importorskip("envpool")
+    content = yaml.safe_load((CONFIGS[0].parent / "fruitbot_slots.yaml").read_text())
+    content["world"]["init_args"]["num_envs"] = 8
+    content["encoder"] = {
+        "class_path": "ocl.representations.RandomCNN",
+        "init_args": {"image_size": [64, 64], "dim": 8, "strides": [2, 2, 2, 2]},
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(content))
+
+    def trained(folder: str, *steps: int) -> Path:
+        for count in steps:
+            options = ["--total_steps", str(count), "--folder", str(tmp_path / folder)]
+            main(["ppo", "--config", str(tmp_path / "small.yaml"), *options])
+        return tmp_path / folder
+
+    whole, parts = trained("whole", 2048), trained("parts", 1024, 2048)
+    first, second = (snapshot.load(folder / "agent.safetensors")["policy"] for folder in (whole, parts))
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name], err_msg=name)
+    assert "envpool" in str(read_json(whole / "manifest.json")["world"]).lower()
+
+    options = ["--by_return", "true", "--episodes", "8", "--first_seed", "0"]
+    results = main(["evaluate", "--runs", f"[{whole}]", *options])
+    assert np.isfinite(results[1].episodes.returns).all()
+    assert "return on held-out seeds" in capsys.readouterr().out
