@@ -12,14 +12,24 @@ class PixelReconstruction(nn.Module):
     """Mean squared error between the predicted and the true image, both in [-1, 1] (Locatello et al. 2020).
 
     Where the decoder paints a smaller image, the true one is averaged down to it.
+
+    Args:
+        gamma: the true image is raised to this power (in [0, 1]) before comparison. Published: 1. Below 1 dark colours
+            count for more: at 1 a green of 128 on black weighs an eighth of yellow, and slots ignore it for long.
     """
 
+    def __init__(self, gamma: float = 1.0) -> None:
+        super().__init__()
+        if gamma <= 0:
+            raise ValueError(f"gamma must be positive, got {gamma}.")
+        self.gamma = gamma
+
     def forward(self, output: Output, batch: Batch) -> Tensor:
-        target = batch.images * 2 - 1
+        target = batch.images if self.gamma == 1 else batch.images**self.gamma
         prediction = output.decoded.prediction
         if prediction.shape != target.shape:
             target = F.interpolate(target, prediction.shape[-2:], mode="area")
-        return F.mse_loss(prediction.float(), target)
+        return F.mse_loss(prediction.float(), target * 2 - 1)
 
 
 class FeatureReconstruction(nn.Module):

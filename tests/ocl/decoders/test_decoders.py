@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ocl.decoders.broadcast import BroadcastDecoder
 from ocl.decoders.mlp import MLPDecoder
+from ocl.decoders.patch import PatchDecoder
 
 
 def plain_broadcast(decoder: BroadcastDecoder, slots: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,6 +29,19 @@ def plain_mlp(decoder: MLPDecoder, slots: Tensor) -> tuple[Tensor, Tensor]:
     return (masks * decoder.features(hidden)).sum(dim=1), masks.squeeze(-1).unflatten(-1, decoder.grid)
 
 
+def plain_patch(decoder: PatchDecoder, slots: Tensor) -> tuple[Tensor, Tensor]:
+    """Every slot's patches put together to an image before the slots are mixed."""
+    position = decoder.position().flatten(1).mT
+    hidden = F.relu(decoder.first(slots.unsqueeze(2) + position))
+    for layer in decoder.hidden:
+        hidden = F.relu(layer(hidden))
+    patches = decoder.output(hidden).mT.flatten(0, 1)  # (BK 4pp N)
+    size = (decoder.grid[0] * decoder.patch, decoder.grid[1] * decoder.patch)
+    painted = F.fold(patches, size, decoder.patch, stride=decoder.patch).unflatten(0, slots.shape[:2])
+    masks = painted[:, :, 3:].softmax(dim=1)
+    return (masks * painted[:, :, :3]).sum(dim=1), masks.squeeze(2)
+
+
 BROADCAST = [
     {"dim": 16, "grid": (8, 8), "channels": 8, "strides": (2, 2, 1)},
     {"dim": 12, "grid": (5, 7), "channels": 6, "strides": (2,), "output_stride": 2},
@@ -37,6 +51,7 @@ DECODERS = [(BroadcastDecoder, settings, plain_broadcast) for settings in BROADC
     (MLPDecoder, {"dim": 16, "feature_dim": 24, "grid": (4, 6), "hidden_dim": 32, "hidden_layers": layers}, plain_mlp)
     for layers in (1, 3)
 ]
+DECODERS.append((PatchDecoder, {"dim": 16, "grid": (3, 5), "patch": 4, "hidden_dim": 32}, plain_patch))
 
 
 @pytest.mark.parametrize(("kind", "settings", "plain"), DECODERS)
@@ -68,7 +83,9 @@ def test_one_slot_takes_the_whole_mask() -> None:
     assert torch.equal(decoded.masks, torch.ones(2, 1, 8, 8))
 
 
-@pytest.mark.parametrize("decoder", [BroadcastDecoder(16, (4, 4), 8, (2,)), MLPDecoder(16, 8, (4, 4), 32)])
+@pytest.mark.parametrize(
+    "decoder", [BroadcastDecoder(16, (4, 4), 8, (2,)), MLPDecoder(16, 8, (4, 4), 32), PatchDecoder(16, (4, 4), 2)]
+)
 def test_prediction_does_not_depend_on_slot_order(decoder: nn.Module) -> None:
     slots = torch.randn(2, 5, 16)
     order = torch.randperm(5)
