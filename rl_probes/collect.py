@@ -15,10 +15,11 @@ from ocl.manifest import write_manifest
 from ocl.representations import ObjectEncoder
 from ocl.store import ShardWriter
 from rl_probes.envs.world import Outcome, World
+from rl_probes.observation import Observer, Standardisation
 from rl_probes.recording import Recording
 
-Expert = Callable[[Any], NDArray[np.int64]]
-"""world -> (B,) what somebody who knows the way does, such as `rl_probes.envs.sprite_world.scripted_actions`."""
+Expert = Callable[[Any], Any]  # of arrays, a type that command lines cannot build
+"""world -> (B,) int64, what somebody who knows the way does, such as `rl_probes.envs.sprite_world.scripted_actions`."""
 
 
 @runtime_checkable
@@ -111,7 +112,8 @@ class _Streams:
         images: bool,
         seed: tuple[int, int],
     ) -> None:
-        self.world, self.encoder, self.expert = world, encoder, expert
+        self.world, self.expert = world, expert
+        self.observer = Observer(encoder, Standardisation.identity(encoder.dim))
         self.range, self.length, self.seed = epsilon, length, seed[0]
         self.generator = np.random.default_rng(seed)
         self.fields = encoder.requires | ({"images"} if images else set())
@@ -185,11 +187,13 @@ class _Streams:
     def _append(self, indices: NDArray[np.int64], reached: dict[str, NDArray[Any]]) -> None:
         """Add the current frame of each of `indices` (n) with how it was reached."""
         batch = self.world.observe(self.fields, indices)
-        slots = self.encoder(batch)
+        slots = self.observer.slots(batch)
         vectors = slots.vectors.cpu().numpy().astype(np.float16)
         valid = slots.valid.cpu().numpy()
         if not np.isfinite(vectors[valid]).all():
-            raise ValueError(f"{type(self.encoder).__name__} gave a valid slot that is not finite in half precision.")
+            raise ValueError(
+                f"{type(self.observer.encoder).__name__} gave a valid slot that is not finite in half precision."
+            )
         values = {
             "vectors": np.where(valid[..., None], vectors, np.float16(0)),
             "valid": valid,

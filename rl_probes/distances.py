@@ -52,7 +52,8 @@ def pearson_distance_interval(
 ) -> tuple[float, float, float]:
     """The same, then the ends of its percentile bootstrap interval over whole episodes.
 
-    `episodes` (n) names each sample's episode. Steps of an episode depend on each other, so resampling steps would claim too narrow an interval.
+    `episodes` (n) names each sample's episode. Its steps depend on each other, so resampling steps would claim too
+    narrow an interval.
     """
     x, y = _samples(first, second)
     groups, index = _groups(episodes, x.size)
@@ -147,7 +148,7 @@ def canonical_samples(
     mean /= len(pool_states)
     observed = np.asarray(reward(states, actions, next_states), np.float64)
     canonical: NDArray[np.float64] = observed + gamma * mean[count : 2 * count] - mean[:count]
-    return canonical - gamma * mean[2 * count :].mean()
+    return canonical - gamma * float(mean[2 * count :].mean())
 
 
 def epic_sampled(
@@ -190,7 +191,7 @@ def _distance_of_moments(sums: NDArray[np.float64]) -> NDArray[np.float64]:
     varies = (var_x > 1e-12) & (var_y > 1e-12)  # values span at most 1, so anything below is rounding
     scale = np.sqrt(np.where(varies, var_x * var_y, 1.0))
     rho = np.where(varies, (mean[:, 5] - mean[:, 1] * mean[:, 2]) / scale, 0.0)
-    return np.sqrt((1.0 - np.clip(rho, -1.0, 1.0)) / 2.0)
+    return np.asarray(np.sqrt((1.0 - np.clip(rho, -1.0, 1.0)) / 2.0))
 
 
 def _samples(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -213,7 +214,7 @@ def _distribution(weights: ArrayLike, name: str, shape: tuple[int, ...]) -> NDAr
     found = np.asarray(weights, np.float64)
     if found.shape != shape or not np.isfinite(found).all() or found.min() < 0 or found.sum() <= 0:
         raise ValueError(f"the distribution of {name} must be {shape} non-negative numbers that are not all zero.")
-    return found / found.sum()
+    return np.asarray(found / found.sum())
 
 
 def _repeat(value: NDArray[Any], count: int) -> NDArray[Any]:

@@ -137,14 +137,14 @@ def evaluate_progress(
 
 def table(rows: list[dict[str, Any]], title: str = "progress predicted from slots") -> Table:
     """The rows of `evaluate_progress`, a line per predictor and a column per metric."""
-    found = Table(title=title)
+    found = Table(title=title, show_edge=False)
     found.add_column("predictor")
     for metric in METRICS:
         found.add_column(metric, justify="right")
     by_name = {row["name"]: row for row in rows}
     for name in dict.fromkeys(row["name"].split("/")[1] for row in rows if row["name"].count("/") == 2):
         cells = [by_name[f"reward/{name}/{metric}"] for metric in METRICS]
-        found.add_row(name, *(f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]" for row in cells))
+        found.add_row(name, *(f"{row['value']:.3f}\n[dim]{row['low']:.3f}..{row['high']:.3f}[/]" for row in cells))
     found.caption = "; ".join(f"{metric}: {meaning}" for metric, meaning in METRICS.items())
     return found
 

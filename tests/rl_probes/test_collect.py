@@ -1,5 +1,7 @@
 """Recorded frames are what the world showed, whatever was interrupted, and a head fitted on them can pay an agent."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from ocl.data.sprites import COLORS, SHAPES
 from ocl.representations import OracleObjects, RandomCNN
 from ocl.shapes import Batch, Slots
 from ocl.store import FeatureStore, ShardWriter
+from rl_probes.cli import parser_of
 from rl_probes.collect import collect
 from rl_probes.envs.sprite_world import SpriteWorld, scripted_actions
 from rl_probes.envs.tasks import ObjectGoal
@@ -155,6 +158,13 @@ def test_bad_requests_are_named(world, tmp_path):
         gather(world, tmp_path, frames=0)
     with pytest.raises(ValueError, match="epsilon"):
         gather(world, tmp_path, epsilon=(0.5, 0.2))
+
+
+@pytest.mark.parametrize("command", [collect, reward])
+def test_a_command_line_can_set_every_parameter(command):
+    """jsonargparse silently leaves out optional parameters whose type it cannot build."""
+    found = {action.dest for action in parser_of(command)._actions}
+    assert set(inspect.signature(command).parameters) <= found
 
 
 def test_a_store_of_something_else_is_no_recording(tmp_path):

@@ -95,8 +95,8 @@ def flattened(num_slots, dim):
 def test_a_deep_set_learns_the_progress_and_the_controls_do_not(seed):
     """The gates of a progress head on oracle slots, beside chance at 0.707."""
     train, val, test = record(seed).split(seed=seed)
-    heads = {"deep_set": fit_progress(train, val, epochs=12, seed=seed)}
-    heads["flattened_mlp"] = fit_progress(train, val, flattened, epochs=12, seed=seed)
+    heads = {"deep_set": fit_progress(train, val, epochs=8, seed=seed)}
+    heads["flattened_mlp"] = fit_progress(train, val, flattened, epochs=8, seed=seed)
     rows = evaluate_progress(heads, test, seed=seed, resamples=200)
     value = {row["name"].removeprefix("reward/"): row["value"] for row in rows}
     assert value["deep_set/epic"] <= 0.08
