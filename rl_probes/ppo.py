@@ -6,6 +6,7 @@ the same `collect_rollouts` and `train`, and at rollout boundaries writes everyt
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from dataclasses import asdict, dataclass
@@ -102,7 +103,17 @@ def train(
     snapshot_path = folder / "snapshot.safetensors"
     saved = snapshot.load(snapshot_path) if snapshot_path.exists() else None
 
+    experiment: dict[str, Any] = {
+        "ppo": asdict(config),
+        "encoder": encoder.fingerprint,
+        "world": world.provenance(),
+        "num_envs": world.num_envs,
+        "bootstrap_timeouts": bootstrap_timeouts,
+        "scale_rewards": scale_rewards,
+        "seed": seed,
+    }
     if saved is not None:
+        _check_same(experiment, saved["experiment"], folder)
         standardisation = Standardisation(**saved["standardisation"])
     elif standardisation is None:
         standardisation = random_play_statistics(world, encoder, seed=seed)
@@ -110,31 +121,15 @@ def train(
     env = FrozenFeatureVecEnv(world, Observer(encoder, standardisation), bootstrap_timeouts, scaling)
     model = build(env, pooling, config, seed, device)
     agent = Agent(env.observer, model.policy)
+    experiment["pooling"] = describe(cast(Pooling, model.policy.features_extractor))
 
-    experiment = {
-        "ppo": asdict(config),
-        "pooling": describe(cast(Pooling, model.policy.features_extractor)),
-        "encoder": encoder.fingerprint,
-        "num_envs": world.num_envs,
-        "bootstrap_timeouts": bootstrap_timeouts,
-        "scale_rewards": scale_rewards,
-        "seed": seed,
-    }
     _, callback = model._setup_learn(total_steps)
     seconds = 0.0
     if saved is None:
         description = {"class": type(encoder).__name__, "description": encoder.describe()}
-        write_manifest(
-            folder,
-            config=experiment | {"total_steps": total_steps},
-            seed=seed,
-            encoder=description,
-            world=world.provenance(),
-        )
+        write_manifest(folder, config=experiment | {"total_steps": total_steps}, seed=seed, encoder=description)
     else:
-        if saved["experiment"] != experiment:
-            different = [name for name in experiment if saved["experiment"].get(name) != experiment[name]]
-            raise ValueError(f"{folder} holds a run with another {', '.join(different)}; choose another folder.")
+        _check_same(experiment, saved["experiment"], folder)
         seconds = _restore(model, env, saved)
 
     rollouts = 0
@@ -151,6 +146,14 @@ def train(
                 snapshot.save(snapshot_path, _state(model, env, seconds) | {"experiment": experiment})
     agent.save(folder / "agent.safetensors")
     return agent
+
+
+def _check_same(experiment: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:
+    """Raises ValueError where what is known of this experiment differs from the one that was saved."""
+    same_types: dict[str, Any] = json.loads(json.dumps(experiment))  # tuples come back as lists
+    different = [name for name, value in same_types.items() if saved.get(name) != value]
+    if different:
+        raise ValueError(f"{folder} holds a run with another {', '.join(different)}; choose another folder.")
 
 
 def _row(model: PPO, seconds: float, steps_per_second: float) -> dict[str, float]:

@@ -20,7 +20,7 @@ from rl_probes.agent import Agent
 from rl_probes.cli import main
 from rl_probes.controls import BlindEncoder, RandomAgent, UnboundEncoder
 from rl_probes.envs.sprite_world import SpriteWorld
-from rl_probes.envs.tasks import ObjectComparison
+from rl_probes.envs.tasks import ObjectComparison, ObjectGoal
 from rl_probes.evaluate import evaluate
 from rl_probes.pooling import DeepSetPooling, FlattenPooling, TransformerPooling
 from rl_probes.ppo import PPOConfig, train
@@ -119,6 +119,17 @@ def test_a_folder_of_another_experiment_is_refused(tmp_path):
         run(tmp_path, 512, seed=1)
     with pytest.raises(ValueError, match="another pooling"):
         run(tmp_path, 512, pooling=partial(DeepSetPooling, width=32))
+    with pytest.raises(ValueError, match="another encoder"):
+        train(
+            SpriteWorld(ObjectComparison(), 8),
+            BlindEncoder(),
+            DeepSetPooling,
+            folder=tmp_path,
+            total_steps=9,
+            config=SMALL,
+        )
+    with pytest.raises(ValueError, match="another world"):
+        train(SpriteWorld(ObjectGoal(), 8), oracle(), DeepSetPooling, folder=tmp_path, total_steps=512, config=SMALL)
     content = (tmp_path / "snapshot.safetensors").read_bytes()
     (tmp_path / "snapshot.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="not a readable snapshot"):

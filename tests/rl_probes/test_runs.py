@@ -120,7 +120,7 @@ def test_procgen_trains_continues_exactly_and_is_scored_by_return(tmp_path, caps
     first, second = (snapshot.load(folder / "agent.safetensors")["policy"] for folder in (whole, parts))
     for name in first:
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
-    assert "envpool" in str(read_json(whole / "manifest.json")["world"]).lower()
+    assert "envpool" in str(read_json(whole / "manifest.json")["config"]["world"]).lower()
 
     options = ["--by_return", "true", "--episodes", "8", "--first_seed", "0"]
     results = main(["evaluate", "--runs", f"[{whole}]", *options])
