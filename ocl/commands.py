@@ -18,12 +18,11 @@ Command = Callable[..., Any]
 def run(program: str, description: str | None, commands: Mapping[str, Command], arguments: Sequence[str]) -> Any:
     """Parse `<command> [--config file.yaml] [options]`, build what class paths name, and call the function.
 
-    A command with a `folder` leaves its resolved config.yaml there. Where parameters `seed` and `world` exist, the
-    world takes the seed.
+    A command with a `folder` leaves its resolved config.yaml there.
     """
     parser = ArgumentParser(prog=program, description=description)
     subcommands = parser.add_subcommands(dest="command")
-    parsers = {name: _parser_of(command) for name, command in commands.items()}
+    parsers = {name: parser_of(command) for name, command in commands.items()}
     for name, command_parser in parsers.items():
         subcommands.add_subcommand(name, command_parser, help=command_parser.description)
     parsed = parser.parse_args(list(arguments))
@@ -52,7 +51,8 @@ def exit_with_sentence(main: Callable[[], Any]) -> None:
         sys.exit(2)
 
 
-def _parser_of(command: Command) -> ArgumentParser:
+def parser_of(command: Command) -> ArgumentParser:
+    """Every parameter of `command` as an option; a world takes the run's seed."""
     parser = ArgumentParser(description=(command.__doc__ or "").split("\n")[0])
     parser.add_argument("--config", action=ActionConfigFile, help="A YAML file with any of the options below.")
     parameters = parser.add_function_arguments(command)

@@ -25,6 +25,10 @@ class ObjectEncoder(nn.Module, ABC):
     num_slots: int
     dim: int
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.training = False
+
     @abstractmethod
     def encode(self, batch: Batch) -> Slots:
         """(B 3 H W) images -> vectors (B K D), masks (B K h w) or None, valid (B K)."""

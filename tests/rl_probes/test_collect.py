@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from ocl.commands import parser_of
 from ocl.data.sprites import COLORS, SHAPES
 from ocl.representations import OracleObjects, RandomCNN
 from ocl.shapes import Batch, Slots
 from ocl.store import FeatureStore, ShardWriter
-from rl_probes.cli import parser_of
 from rl_probes.collect import collect
 from rl_probes.envs.sprite_world import SpriteWorld, scripted_actions
 from rl_probes.envs.tasks import ObjectGoal
