@@ -1,0 +1,284 @@
+"""Every file in configs/ runs: the command in its first comment lines, shortened by flags, leaves real results."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+from scipy.io import savemat
+
+import ocl.cli
+import rl_probes.cli
+from ocl import checkpoints
+from ocl.data.scenes import Scenes
+from ocl.data.sprite_scenes import SpriteScenes
+from ocl.data.stored import StoredScenes
+from ocl.files import read_json
+from ocl.generate import generate
+from ocl.store import FeatureStore
+from rl_probes.recording import Recording
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+PROGRAMS = {"ocl": ocl.cli.main, "rl-probes": rl_probes.cli.main}
+STEPS, SCENES = 2, 48
+
+
+def command_of(path: Path) -> list[str]:
+    """The words of the line `# ocl ... --config configs/...` or `# rl-probes ...` at the top of a config."""
+    for line in path.read_text().splitlines():
+        words = line.removeprefix("#").split()
+        if not line.startswith("#"):
+            break
+        if words and words[0] in PROGRAMS and path.relative_to(ROOT).as_posix() in words:
+            return words
+    raise AssertionError(f"{path} must begin with a comment that holds its command, such as # ocl fit --config {path}")
+
+
+def read(path: Path) -> dict[str, Any]:
+    content = yaml.safe_load(path.read_text())
+    assert isinstance(content, dict)
+    return content
+
+
+def configs_of(words: list[str]) -> list[Path]:
+    return [ROOT / words[i + 1] for i, word in enumerate(words) if word == "--config"]
+
+
+def named(class_path: str) -> Any:
+    module, name = class_path.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
+
+
+def fewer(option: str, node: dict[str, Any], count: int = SCENES) -> list[str]:
+    """Fewer items of a drawn data set; those on disk are small here anyway (and `size` there means pixels)."""
+    drawn = isinstance(cls := named(node["class_path"]), type) and issubclass(cls, Scenes)
+    return [f"--{option}.init_args.size={count}"] if drawn else []
+
+
+def untrained(content: Any, prefix: str = "--model.model") -> list[str]:
+    """`pretrained: false` wherever a config fetches weights."""
+    if not isinstance(content, dict):
+        return []
+    found = [f"{prefix}.pretrained=false"] if content.get("pretrained") else []
+    return found + [flag for name, value in content.items() for flag in untrained(value, f"{prefix}.{name}")]
+
+
+def shorten_fit(content: dict[str, Any]) -> list[str]:
+    flags = [f"--trainer.max_steps={STEPS}", f"--trainer.val_check_interval={STEPS}", "--trainer.limit_val_batches=2"]
+    flags += ["--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false", "--pictures=1"]
+    flags += ["--data.batch_size=2", "--data.num_workers=0", *untrained(content["model"]["model"])]
+    if not torch.cuda.is_available():
+        flags += ["--trainer.accelerator=cpu", "--trainer.precision=32-true"]
+    return flags
+
+
+def shorten_generate(content: dict[str, Any]) -> list[str]:
+    return [*fewer("dataset", content["dataset"]), "--shard_size=20", "--num_workers=0"]
+
+
+def shorten_extract(content: dict[str, Any]) -> list[str]:
+    flags = [*fewer("dataset", content["dataset"]), "--shard_size=20", "--batch_size=8", "--num_workers=0"]
+    return flags + untrained(content["encoder"], "--encoder")
+
+
+def shorten_probe(content: dict[str, Any]) -> list[str]:
+    return (
+        fewer("train", content["train"]) + fewer("test", content["test"]) + untrained(content["encoder"], "--encoder")
+    )
+
+
+def shorten_ppo(content: dict[str, Any]) -> list[str]:
+    return ["--world.init_args.num_envs=8", "--ppo.n_steps=16", "--ppo.batch_size=64", "--total_steps=256"]
+
+
+def shorten_collect(content: dict[str, Any]) -> list[str]:
+    return ["--world.init_args.num_envs=8", "--length=10", f"--frames={SCENES}"]
+
+
+def check_fit(content: dict[str, Any]) -> None:
+    folder = Path(content["trainer"]["default_root_dir"])
+    rows = list(csv.DictReader((folder / "logs" / "version_0" / "metrics.csv").open()))
+    trained = [float(row["train/loss"]) for row in rows if row["train/loss"]]
+    assert len(trained) == STEPS
+    assert all(map(math.isfinite, trained))
+    validated = [row for row in rows if row["val/loss"]]
+    assert len(validated) == 1
+    assert math.isfinite(float(validated[0]["val/loss"]))
+    assert -1 <= float(validated[0]["val/foreground_ari"]) <= 1
+    assert read_json(folder / "model" / "manifest.json")["step"] == STEPS
+    checkpoints.load_encoder(folder / "model")
+    assert list((folder / "pictures").glob("*.png"))
+
+
+def check_generate(content: dict[str, Any]) -> None:
+    stored = StoredScenes(content["folder"])
+    drawn = named(content["dataset"]["class_path"])(**{**content["dataset"]["init_args"], "size": SCENES})
+    assert len(stored) == SCENES
+    assert all(torch.equal(value, stored[SCENES - 1][name]) for name, value in drawn[SCENES - 1].items())
+
+
+def check_extract(content: dict[str, Any]) -> None:
+    store = FeatureStore(content["folder"])
+    records = store.read(range(len(store)))
+    assert len(store) in (SCENES, len(list(Path("datasets").rglob("train/*.jpg"))))
+    assert ("masks" in records) == content["masks"]
+    assert records["vectors"].dtype == content["dtype"]
+    assert np.isfinite(records["vectors"]).all()
+    assert records["vectors"].astype(np.float32).std() > 0
+
+
+def check_probe(content: dict[str, Any]) -> None:
+    report = read_json(Path(content["folder"]) / "report.json")
+    assert (report["train_images"], report["test_images"]) == (SCENES, SCENES)
+    assert {row["probe"] for row in report["rows"]} == {"linear", "mlp"}
+    assert all(math.isfinite(row["value"]) for row in report["rows"])
+
+
+def check_ppo(content: dict[str, Any]) -> None:
+    folder = Path(content["folder"])
+    rows = list(csv.DictReader((folder / "progress.csv").open()))
+    assert len(rows) == 2
+    assert all(math.isfinite(float(value)) for name, value in rows[-1].items() if "loss" in name)
+    assert (folder / "agent.safetensors").is_file()
+
+
+def check_collect(content: dict[str, Any]) -> None:
+    recording = Recording.load(content["folder"])
+    assert len(recording.vectors) == 80  # whole shards of 8 streams of 10 frames
+    assert np.isfinite(recording.vectors).all()
+    if content.get("images"):
+        assert StoredScenes(content["folder"], fields=["images"])[0]["images"].float().std() > 0
+
+
+COMMANDS = {
+    ("ocl", "fit"): (shorten_fit, check_fit),
+    ("ocl", "generate"): (shorten_generate, check_generate),
+    ("ocl", "extract"): (shorten_extract, check_extract),
+    ("ocl", "probe"): (shorten_probe, check_probe),
+    ("rl-probes", "ppo"): (shorten_ppo, check_ppo),
+    ("rl-probes", "collect"): (shorten_collect, check_collect),
+}
+
+
+def photographs(folder: Path) -> None:
+    """BSDS500 in small: the same layout, noise with two people's segmentations."""
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
+        (folder / "images" / split).mkdir(parents=True)
+        (folder / "groundTruth" / split).mkdir(parents=True)
+        for index in range(count):
+            pixels = generator.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "images" / split / f"{index}.jpg")
+            people = np.empty((1, 2), dtype=object)
+            for person in range(2):
+                labels = np.repeat(np.arange(1, 5 + person, dtype=np.uint16), 60 // (4 + person))
+                people[0, person] = {"Segmentation": np.tile(labels, (40, 1))}
+            savemat(folder / "groundTruth" / split / f"{index}.mat", {"groundTruth": people})
+
+
+def checkpoints_read(content: dict[str, Any]) -> list[Path]:
+    """The checkpoint folders that a config reads, all of them below runs/."""
+    encoder = content.get("encoder")
+    folder = encoder.get("init_args", {}).get("folder") if isinstance(encoder, dict) else encoder
+    return [] if folder is None else [Path(folder)]
+
+
+def images_read(content: Any) -> set[Path]:
+    """The folders of stored images that a config reads."""
+    if not isinstance(content, dict):
+        return set()
+    if content.get("class_path") == "ocl.data.stored.StoredScenes":
+        return {Path(content["init_args"]["folder"])}
+    return set().union(*map(images_read, content.values()))
+
+
+def untrained_checkpoint(folder: Path) -> None:
+    """A small slot model in the place of one that takes hours to train."""
+
+    def node(path: str, **arguments: Any) -> dict[str, Any]:
+        return {"class_path": path, "init_args": arguments}
+
+    tree = node(
+        "ocl.model.ObjectCentricModel",
+        encoder=node("ocl.encoders.cnn.CNNEncoder", image_size=[32, 32], dim=16, channels=8, strides=[2, 2]),
+        initial_slots=node("ocl.slots.initial.RandomSlots", num_slots=4, dim=16),
+        grouping=node("ocl.slots.attention.SlotAttention", dim=16, hidden_dim=16),
+        decoder=node("ocl.decoders.broadcast.BroadcastDecoder", dim=16, grid=[8, 8], channels=8, strides=[2, 2]),
+    )
+    checkpoints.save(tree, checkpoints.instantiate(tree), folder)
+
+
+def contains(whole: Any, part: Any) -> bool:
+    """Whether every entry of `part` is in `whole`."""
+    if isinstance(part, dict):
+        return isinstance(whole, dict) and all(name in whole and contains(whole[name], part[name]) for name in part)
+    if isinstance(part, list):
+        return len(whole) == len(part) and all(map(contains, whole, part))
+    return bool(whole == part)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working folder, for the relative paths in configs, with small photographs in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    photographs(tmp_path / "datasets" / "bsds500" / "data")
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.relative_to(ROOT / "configs").as_posix())
+def test_a_config_runs(path: Path, elsewhere: Path) -> None:
+    words = command_of(path)
+    assert (words[0], words[1]) in COMMANDS, f"say here how to shorten and check `{words[0]} {words[1]}`"
+    shorten, check = COMMANDS[words[0], words[1]]
+    content = read(configs_of(words)[0])
+    for folder in checkpoints_read(content):
+        untrained_checkpoint(elsewhere / folder)
+    for folder in images_read(content):
+        generate(SpriteScenes(SCENES), elsewhere / folder, progress=False)
+    absolute = [str(ROOT / word) if word.startswith("configs/") else word for word in words[1:]]
+    flags = shorten(content)
+    PROGRAMS[words[0]](absolute + flags)
+    check(content)
+    if "parts" in path.parts:
+        overridden = {flag.split("=")[0].removeprefix("--trainer.") for flag in flags}
+        part = {name: value for name, value in read(path)["trainer"].items() if name not in overridden}
+        assert contains(read(Path(content["trainer"]["default_root_dir"]) / "config.yaml")["trainer"], part)
+
+
+def test_parts_hold_hardware_and_logging_only() -> None:
+    parts = sorted((ROOT / "configs" / "parts").glob("*.yaml"))
+    assert parts
+    assert all(set(read(path)) == {"trainer"} for path in parts)
+
+
+def test_what_a_config_reads_another_one_makes() -> None:
+    contents = {path: read(path) for path in CONFIGS}
+    made = {
+        Path(content["trainer"]["default_root_dir"]) / "model" for content in contents.values() if "model" in content
+    }
+    made |= {Path(content["folder"]) for content in contents.values() if "folder" in content}
+    for path, content in contents.items():
+        missing = {*checkpoints_read(content), *images_read(content)} - made
+        assert not missing, f"{path} reads {missing}, which no config here makes"
+
+
+def test_no_two_configs_share_a_folder() -> None:
+    contents = [read(path) for path in CONFIGS if "parts" not in path.parts]
+    folders = [content.get("folder") or content["trainer"]["default_root_dir"] for content in contents]
+    assert len(set(folders)) == len(folders)
+
+
+def test_the_index_names_every_config() -> None:
+    index = (ROOT / "configs" / "README.md").read_text()
+    missing = [path for path in CONFIGS if f"]({path.relative_to(ROOT / 'configs').as_posix()})" not in index]
+    assert not missing
