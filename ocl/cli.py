@@ -1,4 +1,4 @@
-"""`ocl fit | validate | test | generate | extract | probe`."""
+"""`ocl fit | validate | test | generate | extract | probe | discover`."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
 from ocl import commands, features
+from ocl import discover as discovery
 from ocl import generate as generation
-from ocl.checkpoints import load_encoder
+from ocl.checkpoints import load, load_encoder
 from ocl.data.module import collate
+from ocl.files import write_json
 from ocl.fit import run as run_lightning
 from ocl.manifest import write_manifest
 from ocl.probes import collect, probe_properties
-from ocl.representations import ObjectEncoder
+from ocl.representations import FrozenSlotModel, ObjectEncoder
 
 LIGHTNING = ("fit", "validate", "test")
 
@@ -114,6 +117,32 @@ def probe(
     Console().print(report.table())
 
 
+def discover(
+    encoder: ObjectEncoder | Path,
+    dataset: Dataset,  # type: ignore[type-arg]
+    folder: Path,
+    batch_size: int = 32,
+    background: bool = False,
+    seed: int = 0,
+) -> None:
+    """Compare an encoder's masks with true segmentations, beside grids and the whole image; print and save the table.
+
+    Args:
+        encoder: The folder of a checkpoint (decoder masks are used), or the class path of an encoder with masks.
+        dataset: Images with a segmentation.
+        folder: Where results.json and the manifest go.
+        batch_size: Images at once.
+        background: Count the true background as a segment in the overlap measures.
+        seed: Of the bootstrap intervals.
+    """
+    model = encoder if isinstance(encoder, ObjectEncoder) else FrozenSlotModel(load(encoder), decoder_masks=True)  # type: ignore[arg-type]
+    batches = track(DataLoader(dataset, batch_size, collate_fn=collate), "segmenting")
+    rows = discovery.discover({"slots": model}, batches, background=background, seed=seed)
+    write_json(folder / "results.json", rows)
+    write_manifest(folder, config={"encoder": model.describe()}, seed=seed, fingerprint=model.fingerprint)
+    Console().print(discovery.table(rows))
+
+
 def _encoder(encoder: ObjectEncoder | Path) -> ObjectEncoder:
     return encoder if isinstance(encoder, ObjectEncoder) else load_encoder(encoder)
 
@@ -122,7 +151,12 @@ def main(arguments: Sequence[str] | None = None) -> Any:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments and arguments[0] in LIGHTNING:
         return run_lightning(arguments)
-    functions: dict[str, commands.Command] = {"generate": generate, "extract": extract, "probe": probe}
+    functions: dict[str, commands.Command] = {
+        "generate": generate,
+        "extract": extract,
+        "probe": probe,
+        "discover": discover,
+    }
     description = f"{__doc__}\n\n{', '.join(LIGHTNING)} train and evaluate; see `ocl fit --help`."
     return commands.run("ocl", description, functions, arguments)
 
