@@ -8,6 +8,7 @@ from typing import Any
 
 from ocl import commands
 from rl_probes.collect import collect
+from rl_probes.quickstart.run import quickstart
 from rl_probes.reward_report import reward
 from rl_probes.train import evaluate_agents, train_agent
 
@@ -16,6 +17,7 @@ COMMANDS: dict[str, commands.Command] = {
     "evaluate": evaluate_agents,
     "collect": collect,
     "reward": reward,
+    "quickstart": quickstart,
 }
 
 
