@@ -9,13 +9,15 @@ from html import escape
 
 WIDTH, HEIGHT = 560, 300
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 44
-COLORS = 6
+COLORS = 5
+REFERENCE = 5
+"""The page's colour of dashed lines."""
 LINE_HEIGHT = 18
 
 
 @dataclass(frozen=True)
 class Line:
-    """A curve through the points (x, y); points that are not finite are left out. Dashed lines are for references."""
+    """A curve through the points (x, y); points that are not finite are left out. A dashed line is a reference."""
 
     name: str
     x: Sequence[float]
@@ -24,7 +26,7 @@ class Line:
 
 
 def line_chart(lines: Sequence[Line], x_label: str, y_label: str, y_range: tuple[float, float] | None = None) -> str:
-    """One chart with a legend under it. Line i takes the page's colour i (of six).
+    """One chart with a legend under it, its x axis from zero or the lowest x. Lines take the page's colours in turn.
 
     Raises:
         ValueError: no line, a line whose x and y differ in length, or no finite point at all.
@@ -37,7 +39,7 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, y_range: tuple
     everything = [point for line in points for point in line]
     if not everything:
         raise ValueError("a chart needs at least one finite point.")
-    xs = ticks(min(x for x, _ in everything), max(x for x, _ in everything))
+    xs = ticks(min(0.0, *(x for x, _ in everything)), max(x for x, _ in everything))
     ys = ticks(*(y_range or (min(y for _, y in everything), max(y for _, y in everything))))
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -60,10 +62,12 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, y_range: tuple
     turned = f'transform="rotate(-90 12 {upright})"'
     parts.append(f'<text x="12" y="{upright}" text-anchor="middle" {turned}>{escape(y_label)}</text>')
     for number, (line, drawn) in enumerate(zip(lines, points, strict=True)):
-        style = f'style="stroke:var(--line-{number % COLORS})"' + (' stroke-dasharray="5 4"' if line.dashed else "")
+        color = REFERENCE if line.dashed else number % COLORS
+        style = f'style="stroke:var(--line-{color})"' + (' stroke-dasharray="5 4"' if line.dashed else "")
         path = "L".join("{:.1f} {:.1f}".format(*place(x, y)) for x, y in drawn)
+        dot = "z" if len(drawn) == 1 else ""  # a path of one point is only drawn where it is closed
         if path:
-            parts.append(f'<path class="line" {style} d="M{path}"/>')
+            parts.append(f'<path class="line" {style} d="M{path}{dot}"/>')
         below = HEIGHT + LINE_HEIGHT * (number + 0.5)
         parts.append(f'<path class="line" {style} d="M{LEFT} {below}h24"/>')
         parts.append(f'<text x="{LEFT + 32}" y="{below + 4}">{escape(line.name)}</text>')

@@ -43,7 +43,8 @@ figure { margin: 1.2rem 0; }
 img { max-width: 100%; image-rendering: pixelated; border-radius: 4px; }
 svg { width: 100%; max-width: 34rem; height: auto; }
 svg text { fill: var(--faint); font: 12px system-ui, sans-serif; }
-svg .grid { stroke: var(--rule); } svg .line { fill: none; stroke-width: 2; stroke-linejoin: round; }
+svg .grid { stroke: var(--rule); } svg .line { fill: none; stroke-width: 2; stroke-linejoin: round;
+  stroke-linecap: round; }
 code { background: var(--raised); padding: .1em .35em; border-radius: 4px; font-size: .88em; }
 """
 

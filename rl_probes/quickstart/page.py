@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ocl import manifest
 from ocl.charts import Line, line_chart
 from ocl.files import read_json
 from ocl.report import Report, figure, picture
@@ -18,7 +17,7 @@ from rl_probes.quickstart.slots import training_curve
 from rl_probes.quickstart.subjects import Subject
 
 
-def write_page(path: Path, folder: Path, subjects: Sequence[Subject], rows: tables.Rows, seed: int) -> Path:
+def write_page(path: Path, folder: Path, subjects: Sequence[Subject], rows: tables.Rows) -> Path:
     """`folder` holds the finished stages."""
     report = Report("From images to agents")
     report.paragraph(
@@ -36,7 +35,8 @@ def write_page(path: Path, folder: Path, subjects: Sequence[Subject], rows: tabl
 
     report.section("How this was made")
     report.table(tables.times(rows))
-    facts = manifest.versions() | {"commit": manifest.commit() or "unknown", "seed": str(seed)}
+    made = read_json(folder / "slots" / "manifest.json")
+    facts = made["versions"] | {"commit": made["commit"] or "unknown", "seed": made["seed"]}
     report.paragraph("; ".join(f"{name} {value}" for name, value in facts.items()) + ".")
     report.paragraph("Every figure is a row of results.json beside this page; each step's folder holds its manifest.")
     return report.save(path)

@@ -57,9 +57,9 @@ def quickstart(
     trained = folder / "slots" / "model"
     subjects = [
         Subject("slots", "trained here", trained),
-        *([Subject("pretrained", "of the package", PRETRAINED)] if PRETRAINED.is_dir() else []),
+        *([Subject("pretrained", "pretrained", PRETRAINED)] if PRETRAINED.is_dir() else []),
         Subject("untrained", "untrained", make_untrained(trained, folder / "untrained", seed)),
-        Subject("oracle", "true objects", None),
+        Subject("oracle", "oracle", None),
     ]
 
     console.rule("measuring slots, fitting rewards, training agents", align="left")
@@ -74,9 +74,9 @@ def quickstart(
     rows = _gather(done, seed)
     write_json(folder / "results.json", rows)
     by_name = {found["name"]: found for found in rows}
-    report = write_page(folder / "report.html", folder, subjects, by_name, seed)
+    report = write_page(folder / "report.html", folder, subjects, by_name)
     for table in (tables.properties(by_name, subjects), tables.rewards(by_name, subjects)):
-        console.print(tables.as_rich(table))
+        console.print(tables.as_rich(table), "")
     console.print(tables.as_rich(tables.summary(by_name, subjects)))
     console.print(f"report: {report}", soft_wrap=True)
     return rows

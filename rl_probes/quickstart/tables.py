@@ -24,9 +24,9 @@ def summary(rows: Rows, subjects: Sequence[Subject]) -> Table:
     figures = {
         "FG-ARI": ("segmentation/{}/foreground_ari", "0.000"),
         "mIoU": ("segmentation/{}/mean_iou", ABSENT),
-        "position, R²": (f"probe/{{}}/position/{PROBE}/r2", "chance"),
-        "color, accuracy": (f"probe/{{}}/color/{PROBE}/accuracy", "chance"),
-        "shape, accuracy": (f"probe/{{}}/shape/{PROBE}/accuracy", "chance"),
+        "position R²": (f"probe/{{}}/position/{PROBE}/r2", "chance"),
+        "color accuracy": (f"probe/{{}}/color/{PROBE}/accuracy", "chance"),
+        "shape accuracy": (f"probe/{{}}/shape/{PROBE}/accuracy", "chance"),
         "EPIC ↓": ("reward/{}/epic", "0.707"),
         "agent, success": ("agent/{}/success", "agent/random_policy/success"),
     }
@@ -69,7 +69,7 @@ def properties(rows: Rows, subjects: Sequence[Subject]) -> Table:
         found = [rows.get("/".join(["probe", one.name, *key])) for one in subjects]
         chance = next(one["chance"] for one in found if one is not None)
         cells = [ABSENT if one is None else (f"{one['value']:.3f}", f"({one['shuffled']:.3f})") for one in found]
-        lines.append([f"{key[0]}, {MEASURES[key[2]]}, {key[1]}", *cells, f"{chance:.3f}"])
+        lines.append([f"{key[0]} {MEASURES[key[2]]}, {key[1]}", *cells, f"{chance:.3f}"])
     caption = (
         "Linear and MLP probes on frozen slots, paired with objects by likelihood. In brackets, shuffled: the same "
         "probe on the slots of another scene. Chance: the best answer that sees no slots."
@@ -121,7 +121,8 @@ def times(rows: Rows) -> Table:
 
 def as_rich(table: Table) -> rich.table.Table:
     """For the terminal."""
-    shown = rich.table.Table(title=table.title, caption=table.caption, box=rich.box.SIMPLE_HEAD, show_edge=False)
+    shown = rich.table.Table(title=table.title, caption=table.caption, box=rich.box.SIMPLE_HEAD)
+    shown.show_edge, shown.padding = False, (0, 0, 0, 1)
     shown.title_justify = shown.caption_justify = "left"
     for number, name in enumerate(table.columns):
         shown.add_column(name, justify="right" if number else "left")

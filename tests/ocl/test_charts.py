@@ -16,7 +16,11 @@ from ocl.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Line, line_chart
 def curves(svg: str) -> list[np.ndarray]:
     """(n 2) screen points of every line that is not in the legend."""
     paths = [path.get("d") for path in ElementTree.fromstring(svg).iter("path") if path.get("class") == "line"]
-    return [np.array([point.split() for point in path[1:].split("L")], float) for path in paths if "h" not in path]
+    return [
+        np.array([point.split() for point in path[1:].rstrip("z").split("L")], float)
+        for path in paths
+        if "h" not in path
+    ]
 
 
 def test_points_land_on_a_linear_scale():
@@ -29,12 +33,13 @@ def test_points_land_on_a_linear_scale():
 
 def test_what_is_not_finite_is_left_out_and_names_are_escaped():
     lines = [
-        Line("<one>", [0, 1, 2], [math.nan, 1, 2]),
+        Line("<one>", [3, 4, 5], [math.nan, 1, 2]),
         Line("never", [0], [math.nan]),
-        Line("ref", [0, 2], [1, 1], True),
+        Line("ref", [5], [1], True),
     ]
     svg = line_chart(lines, "x", "y")
-    assert [len(curve) for curve in curves(svg)] == [2, 2]
+    assert [len(curve) for curve in curves(svg)] == [2, 1]
+    assert curves(svg)[0][0, 0] > LEFT  # the axis starts at zero
     texts = [text.text for text in ElementTree.fromstring(svg).iter("text")]
     assert {"<one>", "never", "ref"} <= set(texts)
     assert svg.count("stroke-dasharray") == 2  # the line and its sample in the legend

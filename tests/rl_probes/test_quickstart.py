@@ -116,7 +116,7 @@ def test_from_images_to_agents(tmp_path, slots_config, capfd):
     assert "https:" not in page
     assert page.count("<img") == 4  # slots and an episode of both learned encoders
     assert page.count("<svg") == 3
-    for title in ("trained here", "untrained", "true objects", "chance"):
+    for title in ("trained here", "untrained", "oracle", "chance"):
         assert title in page
     with Image.open(folder / "agents" / "slots" / "episode.gif") as episode:
         played = read_json(folder / "agents" / "slots" / "evaluation.json")
