@@ -96,6 +96,10 @@ def shorten_probe(content: dict[str, Any]) -> list[str]:
     )
 
 
+def shorten_discover(content: dict[str, Any]) -> list[str]:
+    return [*fewer("dataset", content["dataset"]), "--batch_size=8"]
+
+
 def shorten_ppo(content: dict[str, Any]) -> list[str]:
     return ["--world.init_args.num_envs=8", "--ppo.n_steps=16", "--ppo.batch_size=64", "--total_steps=256"]
 
@@ -144,6 +148,13 @@ def check_probe(content: dict[str, Any]) -> None:
     assert all(math.isfinite(row["value"]) for row in report["rows"])
 
 
+def check_discover(content: dict[str, Any]) -> None:
+    rows = read_json(Path(content["folder"]) / "results.json")
+    assert {row["name"] for row in rows} > {"slots"}, "there are no baselines"
+    best = {row["name"]: row["value"] for row in rows if row["measure"] == "mean_best_overlap"}
+    assert all(0 < value <= 1 for value in best.values())
+
+
 def check_ppo(content: dict[str, Any]) -> None:
     folder = Path(content["folder"])
     rows = list(csv.DictReader((folder / "progress.csv").open()))
@@ -165,6 +176,7 @@ COMMANDS = {
     ("ocl", "generate"): (shorten_generate, check_generate),
     ("ocl", "extract"): (shorten_extract, check_extract),
     ("ocl", "probe"): (shorten_probe, check_probe),
+    ("ocl", "discover"): (shorten_discover, check_discover),
     ("rl-probes", "ppo"): (shorten_ppo, check_ppo),
     ("rl-probes", "collect"): (shorten_collect, check_collect),
 }
