@@ -68,7 +68,7 @@ def in_turns(runs: list[Callable[[], float]], repeats: int) -> list[list[float]]
 
 def spread(values: list[float], digits: int) -> str:
     middle, low, high = statistics.median(values), min(values), max(values)
-    return f"{middle:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+    return f"{middle:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def main() -> None:
@@ -84,7 +84,7 @@ def main() -> None:
         variants += [("bfloat16", True, False), ("bfloat16, compiled", True, True)]
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"CPU, {arguments.threads} thread(s)"
 
-    table = Table(title=f"slot attention, forward + backward, {where}; median [least, most] of {arguments.repeats}")
+    table = Table(title=f"slot attention, forward + backward, {where}; median (least to most) of {arguments.repeats}")
     for name in ("B, N, K, D", "", "package, ms", "ocl, ms", "ratio", "to package in float32"):
         table.add_column(name, justify="right" if name else "left")
     for batch, number, count, dim, grid in SHAPES:

@@ -137,14 +137,14 @@ def main() -> None:
 
     tokens = ours.model.encoder.grid[0] * ours.model.encoder.grid[1]
     title = f"training step, batch {arguments.batch}, N {tokens}, K {SLOTS}, {arguments.device}, {arguments.threads} "
-    table = Table(title=title + f"thread(s); median [least, most] of {arguments.repeats}")
+    table = Table(title=title + f"thread(s); median (least to most) of {arguments.repeats}")
     for name in ("part", "plain, ms", "ocl, ms", "share of ocl's step", "ratio"):
         table.add_column(name, justify="left" if name == "part" else "right")
     whole = statistics.median(fast["whole step"] for _, fast in pairs)
     for name in (*PARTS, "whole step"):
         slow, fast = (statistics.median(pair[i][name] for pair in pairs) for i in (0, 1))
         ratios = [one[name] / other[name] for one, other in pairs]
-        ratio = f"{statistics.median(ratios):.2f} [{min(ratios):.2f}, {max(ratios):.2f}]"
+        ratio = f"{statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
         table.add_row(name, f"{1000 * slow:.1f}", f"{1000 * fast:.1f}", f"{fast / whole:.0%}", ratio)
     Console(width=120).print(table)
 
