@@ -20,7 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from ocl.data.module import collate
+from ocl.data.collate import collate
 from ocl.data.multi_dsprites import (
     BinarizedMultiDSprites,
     ColoredOnColoredMultiDSprites,

@@ -12,7 +12,7 @@ from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torchvision.io import encode_png
 
 from ocl.checkpoints import save
-from ocl.data.module import collate
+from ocl.data.collate import collate
 from ocl.files import write_atomically
 from ocl.manifest import write_manifest
 from ocl.pictures import slot_grid

@@ -15,7 +15,7 @@ from ocl import commands, features
 from ocl import discover as discovery
 from ocl import generate as generation
 from ocl.checkpoints import load, load_encoder
-from ocl.data.module import collate
+from ocl.data.collate import collate
 from ocl.files import write_json
 from ocl.fit import run as run_lightning
 from ocl.manifest import write_manifest

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ocl.data.module import collate
+from ocl.data.collate import collate
 from ocl.describe import class_path, plain_attributes
 from ocl.manifest import versions, write_manifest
 from ocl.representations import ObjectEncoder

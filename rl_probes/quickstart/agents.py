@@ -10,11 +10,12 @@ import numpy as np
 import torch
 import yaml
 from scipy.stats import binomtest
+from torch import Tensor
 
 from ocl.files import write_atomically, write_json, write_text
 from ocl.pictures import overlay
 from ocl.report import as_gif
-from ocl.shapes import Batch
+from ocl.shapes import Decoded
 from rl_probes.agent import Agent
 from rl_probes.controls import RandomAgent
 from rl_probes.evaluate import Episodes, evaluate, record_episode
@@ -22,13 +23,15 @@ from rl_probes.ppo import PPOConfig
 from rl_probes.progress import read_progress
 from rl_probes.quickstart.jobs import Job
 from rl_probes.quickstart.stages import Row, Stage, row
-from rl_probes.quickstart.subjects import Subject, image_size_of
+from rl_probes.quickstart.subjects import Subject, decode, image_size_of
 from rl_probes.runs import read_run
 from rl_probes.train import FIRST_SEED, train_agent
 
 RUN = "run"
 """Of a stage's folder: what `rl-probes ppo` writes and `rl-probes evaluate` reads."""
 ANIMATION = "episode.gif"
+NEARLY_BLACK = -0.7
+"""Of colours in [-1, 1]."""
 WATCHED = 15
 """Steps of the episode that is shown, as near as there is one."""
 
@@ -119,17 +122,18 @@ def _scores(name: str, played: Episodes, seed: int) -> list[Row]:
     ]
 
 
-def _watched(agent: Agent, subject: Subject, world: Any, played: Episodes) -> torch.Tensor:
+def _watched(agent: Agent, subject: Subject, world: Any, played: Episodes) -> Tensor:
     """(T 3 H 2W) uint8: frames beside their slots. A success of about `WATCHED` steps, where there is one."""
     unlike = np.abs(played.lengths - WATCHED) + 1000 * (played.success != 1)
     images = torch.from_numpy(record_episode(agent, world, int(played.seeds[unlike.argmin()])).images)
-    masks = subject.masking_encoder()(Batch(images)).masks
-    assert masks is not None
-    masks = torch.nn.functional.interpolate(masks, images.shape[-2:], mode="bilinear", align_corners=False)
-    return torch.cat([images, overlay(images, without_background(masks.argmax(1)), masks.shape[1])], dim=3)
+    decoded = decode(subject.masking_encoder(), images)
+    labels = painted_by(decoded, (images.shape[-2], images.shape[-1]))
+    return torch.cat([images, overlay(images, labels, decoded.masks.shape[1])], dim=3)
 
 
-def without_background(labels: torch.Tensor) -> torch.Tensor:
-    """(T H W) slot indices: -1 where an image's largest slot is, which on these scenes is the background."""
-    largest = labels.flatten(1).mode(dim=1).values
-    return labels.masked_fill(labels == largest[:, None, None], -1)
+def painted_by(decoded: Decoded, size: tuple[int, int]) -> Tensor:
+    """(T H W) index of the slot that wins each pixel; -1 where what is painted is black, which any slot can do."""
+    both = torch.cat([decoded.masks, decoded.prediction], dim=1)
+    both = torch.nn.functional.interpolate(both.float(), size, mode="bilinear", align_corners=False)
+    masks, prediction = both[:, :-3], both[:, -3:]
+    return masks.argmax(1).masked_fill(prediction.amax(1) < NEARLY_BLACK, -1)

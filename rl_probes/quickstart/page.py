@@ -87,6 +87,6 @@ def _agents(report: Report, folder: Path, subjects: Sequence[Subject], rows: tab
     for one in subjects:
         path = folder / "agents" / one.name / ANIMATION
         if path.is_file():
-            caption = f"{one.title.capitalize()}: a held-out episode beside its slots, the largest slot left bare."
+            caption = f"{one.title.capitalize()}: a held-out episode beside the slots that paint it."
             animations.append(figure(picture(path.read_bytes(), caption, width=320), caption))
     report.figures(*animations)

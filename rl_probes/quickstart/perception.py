@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ocl.data.module import collate
+from ocl.data.collate import collate
 from ocl.features import extract
 from ocl.files import write_atomically
 from ocl.metrics.segmentation import segmentation_measures
@@ -18,11 +18,11 @@ from ocl.pictures import slot_grid
 from ocl.probes import LabelledSlots, probe_properties
 from ocl.report import as_png
 from ocl.representations import FrozenSlotModel
-from ocl.shapes import Batch, images_as_float
+from ocl.shapes import Batch
 from ocl.store import FeatureStore
 from rl_probes.quickstart.jobs import Job
 from rl_probes.quickstart.stages import Row, Stage, row
-from rl_probes.quickstart.subjects import HELD_OUT, PROBED, Subject, image_size_of, scenes
+from rl_probes.quickstart.subjects import HELD_OUT, PROBED, Subject, decode, image_size_of, scenes
 
 PICTURE = "slots.png"
 PICTURED = 6
@@ -81,12 +81,11 @@ def _segmentation(name: str, encoder: FrozenSlotModel, batches: Iterator[Batch],
     return rows
 
 
-@torch.no_grad()
 def _grid(encoder: FrozenSlotModel, size: int) -> Tensor:
     """(3 H W) uint8: scenes, reconstructions, overlays and slots."""
     drawn = scenes(PICTURED, HELD_OUT, size)
     images = collate([drawn[index] for index in range(PICTURED)]).images
-    decoded = encoder.model(images_as_float(images), encoder.num_slots, encoder.noise).decoded
+    decoded = decode(encoder, images)
     return slot_grid(images, decoded.masks, decoded.prediction if decoded.prediction.ndim == 4 else None)
 
 

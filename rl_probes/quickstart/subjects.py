@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from torch import Tensor
+
 import ocl
 from ocl.data.sprite_scenes import SpriteScenes
 from ocl.data.sprites import COLORS, SHAPES
 from ocl.representations import FrozenSlotModel, ObjectEncoder, OracleObjects
+from ocl.shapes import Decoded, Output, images_as_float
 
 PRETRAINED = Path(ocl.__file__).parent / "pretrained" / "sprites"
 HELD_OUT, PROBED = 1_000_000, 1_000_001
@@ -37,6 +41,13 @@ class Subject:
         if not isinstance(encoder, FrozenSlotModel):
             raise ValueError(f"{self.title} has no decoder, so it has no masks to show.")
         return FrozenSlotModel(encoder.model, encoder.initial_seed, encoder.num_slots, decoder_masks=True)
+
+
+@torch.no_grad()
+def decode(encoder: FrozenSlotModel, images: Tensor) -> Decoded:
+    """What the slots of images (B 3 H W) uint8 at the model's size paint, from the encoder's own starts."""
+    output: Output = encoder.model(images_as_float(images), encoder.num_slots, encoder.noise)
+    return output.decoded
 
 
 def image_size_of(encoder: ObjectEncoder) -> int:

@@ -34,7 +34,7 @@ def summary(rows: Rows, subjects: Sequence[Subject]) -> Table:
     for title, (name, chance) in figures.items():
         cells = [_cell(rows, name.format(one.name)) for one in subjects]
         if chance == "chance":
-            chance = f"{rows[name.format('oracle')]['chance']:.3f}"
+            chance = f"{rows[name.format('oracle')]['chance']:z.3f}"
         lines.append([title, *cells, _cell(rows, chance) if chance in rows else chance])
     caption = (
         "Held-out scenes and episodes; small: 95 % intervals over these, of one training run each. Position, color and "
@@ -68,8 +68,8 @@ def properties(rows: Rows, subjects: Sequence[Subject]) -> Table:
     for key in keys:
         found = [rows.get("/".join(["probe", one.name, *key])) for one in subjects]
         chance = next(one["chance"] for one in found if one is not None)
-        cells = [ABSENT if one is None else (f"{one['value']:.3f}", f"({one['shuffled']:.3f})") for one in found]
-        lines.append([f"{key[0]} {MEASURES[key[2]]}, {key[1]}", *cells, f"{chance:.3f}"])
+        cells = [ABSENT if one is None else (f"{one['value']:z.3f}", f"({one['shuffled']:z.3f})") for one in found]
+        lines.append([f"{key[0]} {MEASURES[key[2]]}, {key[1]}", *cells, f"{chance:z.3f}"])
     caption = (
         "Linear and MLP probes on frozen slots, paired with objects by likelihood. In brackets, shuffled: the same "
         "probe on the slots of another scene. Chance: the best answer that sees no slots."
@@ -131,9 +131,9 @@ def as_rich(table: Table) -> rich.table.Table:
     return shown
 
 
-def _cell(rows: Rows, name: str, form: str = ".3f") -> Cell:
+def _cell(rows: Rows, name: str, form: str = "z.3f") -> Cell:
     row = rows.get(name)
     if row is None:
         return ABSENT
     value = format(row["value"], form)
-    return (value, f"{row['low']:.2f}..{row['high']:.2f}") if "low" in row else value
+    return (value, f"{row['low']:z.2f}..{row['high']:z.2f}") if "low" in row else value

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
-from ocl.data.module import collate
+from ocl.data.collate import collate
 from ocl.features import as_slots, extract
 from ocl.representations import ObjectEncoder, OracleObjects, Pixels, RandomCNN
 from ocl.shapes import Batch, Slots

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ocl.data.module import collate
+from ocl.data.collate import collate
 from ocl.data.multi_dsprites import ColoredOnGrayscaleMultiDSprites
 from ocl.data.stored import StoredScenes
 from ocl.data.tetrominoes import SHAPES, Tetrominoes

@@ -19,15 +19,16 @@ import yaml
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from ocl.data.module import collate
+from ocl.data.collate import collate
 from ocl.files import read_json
 from ocl.metrics.segmentation import SegmentationMetrics
+from ocl.shapes import Decoded
 from rl_probes.cli import main
 from rl_probes.controls import RandomAgent
 from rl_probes.envs.sprite_world import SpriteWorld
 from rl_probes.envs.tasks import ObjectComparison
 from rl_probes.evaluate import evaluate
-from rl_probes.quickstart.agents import without_background
+from rl_probes.quickstart.agents import painted_by
 from rl_probes.quickstart.jobs import Job, run_jobs
 from rl_probes.quickstart.perception import measure
 from rl_probes.quickstart.slots import training_curve
@@ -197,10 +198,15 @@ def test_missing_configs_are_named(tmp_path):
         run(tmp_path / "run", tmp_path / "none.yaml")
 
 
-def test_the_background_is_left_bare():
-    labels = torch.tensor([[[0, 0, 0], [0, 2, 1]], [[1, 1, 2], [1, 1, 0]]])
-    expected = torch.tensor([[[-1, -1, -1], [-1, 2, 1]], [[-1, -1, 2], [-1, -1, 0]]])
-    assert torch.equal(without_background(labels), expected)
+def test_what_is_painted_black_belongs_to_no_slot():
+    masks = torch.zeros(1, 3, 2, 2)
+    masks[0, [0, 1, 2, 2], [0, 0, 1, 1], [0, 1, 0, 1]] = 1
+    prediction = torch.full((1, 3, 2, 2), -1.0)
+    prediction[0, 2, 0, 1] = 0.5  # blue, by slot 1
+    prediction[0, 0, 1, 0] = -0.4  # a dark red, by slot 2
+    decoded = Decoded(prediction, masks)
+    assert painted_by(decoded, (2, 2)).tolist() == [[[-1, 1], [2, -1]]]
+    assert painted_by(decoded, (8, 8))[0, :2, 6:].unique().tolist() == [1]
 
 
 # Stages and jobs

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from ocl.data.bsds500 import BSDS500, HumanSegmentations, read_segmentations
+from ocl.data.collate import collate
 from ocl.data.images import ImageFolder, Masks, center_labels
-from ocl.data.module import collate
 
 DATA = Path(os.environ.get("OCL_TEST_DATA", Path(__file__).resolve().parents[4] / "shared" / "data")) / "BSDS500"
 needs_bsds = pytest.mark.skipif(

@@ -4,7 +4,8 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from ocl.data.module import SceneDataModule, collate
+from ocl.data.collate import collate
+from ocl.data.module import SceneDataModule
 from ocl.data.order import EpochBatches
 from ocl.data.scenes import Scenes
 from ocl.shapes import Batch

@@ -7,7 +7,7 @@ from matplotlib.path import Path
 from scipy.spatial import ConvexHull
 from torch.utils.data import DataLoader
 
-from ocl.data.module import collate
+from ocl.data.collate import collate
 from ocl.data.multi_dsprites import (
     ANGLES,
     HEART_CENTER,

@@ -6,7 +6,7 @@ import pytest
 import torch
 import yaml
 
-from ocl.data.module import collate
+from ocl.data.collate import collate
 from ocl.data.sprite_scenes import SpriteScenes
 from ocl.data.sprites import COLORS, SHAPES, SpriteRenderer
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from ocl.data.module import collate
+from ocl.data.collate import collate
 from ocl.data.tetrominoes import CELLS, RGB, SHAPES, Tetrominoes
 
 
