@@ -14,7 +14,7 @@ BIN := .venv/bin
 install: .venv/.installed
 
 quickstart: install
-	$(BIN)/rl-probes quickstart --out runs/quickstart
+	$(BIN)/rl-probes quickstart --folder runs/quickstart
 
 lint: install
 	$(BIN)/ruff check .

@@ -29,7 +29,7 @@ class SlotPictures(Callback):
         self.count = count
 
     @torch.no_grad()
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero or trainer.sanity_checking:
             return
         dataset = trainer.datamodule.val  # type: ignore[attr-defined]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -122,6 +123,9 @@ def _as_list(value: Any) -> list[Any]:
 
 def run(arguments: Sequence[str]) -> FitCLI:
     """`arguments` as on the command line, the subcommand first."""
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # meant for both, as here
+    warnings.filterwarnings("ignore", ".*does not have many workers")  # procedural scenes need none
+    warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\)")  # Lightning's own, under torch 2.15
     return FitCLI(
         ObjectCentricTraining,
         SceneDataModule,

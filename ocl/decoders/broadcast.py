@@ -83,9 +83,10 @@ class BroadcastDecoder(nn.Module):
         respond = partial(
             F.conv_transpose2d, stride=layer.stride, padding=layer.padding, output_padding=layer.output_padding
         )
-        # Response of each (input, output) channel pair to a constant: (D C h' w') from one map of ones.
+        # Response of each (input, output) channel pair to a constant, from one map of ones. Channels stay last, the
+        # memory layout in which the convolutions that follow are fastest.
         ones = slots.new_ones(1, 1, *self.grid)
-        response = respond(ones, layer.weight.flatten(0, 1).unsqueeze(0))[0]
-        static = respond(self.position().unsqueeze(0), layer.weight, layer.bias)[0]  # (C h' w')
-        mixed = slots @ response.view(self.dim, -1)
-        return mixed.view(-1, *static.shape) + static
+        response = respond(ones, layer.weight.flatten(0, 1).unsqueeze(0))[0].unflatten(0, (self.dim, -1))  # (D C h' w')
+        static = respond(self.position().unsqueeze(0), layer.weight, layer.bias)[0].movedim(0, -1)  # (h' w' C)
+        mixed = slots @ response.movedim(1, -1).flatten(1)  # (BK h'w'C)
+        return (mixed.view(-1, *static.shape) + static).movedim(-1, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 from ocl.initialisation import glorot_
@@ -59,5 +60,7 @@ class CNNEncoder(nn.Module):
             raise ValueError(
                 f"images must be (B, 3, {self.image_size[0]}, {self.image_size[1]}), got {tuple(images.shape)}."
             )
+        # Channels last: the layout in which convolutions, and the tokens made of their maps, are fastest.
+        images = images.contiguous(memory_format=torch.channels_last)
         maps = self.convolutions(images * 2 - 1) + self.position()  # (B C h w)
         return Features(self.head(maps.flatten(2).mT), self.grid)
