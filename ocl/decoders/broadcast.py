@@ -89,4 +89,5 @@ class BroadcastDecoder(nn.Module):
         response = respond(ones, layer.weight.flatten(0, 1).unsqueeze(0))[0].unflatten(0, (self.dim, -1))  # (D C h' w')
         static = respond(self.position().unsqueeze(0), layer.weight, layer.bias)[0].movedim(0, -1)  # (h' w' C)
         mixed = slots @ response.movedim(1, -1).flatten(1)  # (BK h'w'C)
-        return (mixed.view(-1, *static.shape) + static).movedim(-1, 1)
+        maps: Tensor = (mixed.view(-1, *static.shape) + static).movedim(-1, 1)
+        return maps
