@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-# Under bfloat16 autocast, torch 2.15's oneDNN died once in its AMX matrix products with a divide trap; AVX-512 does not.
+# Under bfloat16 autocast torch 2.15 died once in an AMX matrix product (divide trap); AVX-512 products do not.
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 
-import torch  # noqa: E402
+import torch
 
 torch.set_num_threads(1)
 
