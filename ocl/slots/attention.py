@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -36,6 +38,10 @@ class SlotAttention(nn.Module):
         iterations: T.
         hidden_dim: width of the residual MLP.
         epsilon: added to the attention before renormalisation.
+        gradient: through which iterations it flows. "full": all T. "implicit": the last alone; the others run without
+            a graph, so memory does not grow with T (Chang et al. 2022, arXiv 2207.00787: the first-order truncation of
+            the gradient of the fixed point). "bilevel": as implicit, and the initial slots receive the gradient of
+            the last iteration's start, straight through (Jia et al. 2023, arXiv 2210.08990). Same slots in all three.
     """
 
     def __init__(
@@ -45,12 +51,16 @@ class SlotAttention(nn.Module):
         iterations: int = 3,
         hidden_dim: int = 128,
         epsilon: float = 1e-8,
+        gradient: Literal["full", "implicit", "bilevel"] = "full",
     ) -> None:
         super().__init__()
+        if gradient not in ("full", "implicit", "bilevel"):
+            raise ValueError(f"gradient must be full, implicit or bilevel, got {gradient!r}.")
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {iterations}.")
         token_dim = dim if token_dim is None else token_dim
         self.dim, self.token_dim, self.iterations, self.epsilon = dim, token_dim, iterations, epsilon
+        self.gradient = gradient
         self.norm_tokens = nn.LayerNorm(token_dim, eps=1e-3)
         self.norm_slots = nn.LayerNorm(dim, eps=1e-3)
         self.norm_mlp = nn.LayerNorm(dim, eps=1e-3)
@@ -70,15 +80,28 @@ class SlotAttention(nn.Module):
 
     def forward(self, features: Features, slots: Tensor, iterations: int | None = None) -> Slots:
         """tokens (B N F), initial slots (B K D) -> vectors (B K D), masks (B K h w): the last A."""
-        tokens = features.tokens
         self._check(features, slots)
-        competition = Competition(self.norm_tokens(tokens), self.epsilon)
-        for _ in range(self.iterations if iterations is None else iterations):
+        tokens = self.norm_tokens(features.tokens)
+        count = self.iterations if iterations is None else iterations
+        if count < 1:
+            raise ValueError(f"iterations must be at least 1, got {count}.")
+        if self.gradient != "full" and count > 1:
+            with torch.no_grad():
+                settled, _ = self._iterate(tokens, slots, count - 1)
+            slots = settled + (slots - slots.detach()) if self.gradient == "bilevel" else settled
+            count = 1
+        slots, attention = self._iterate(tokens, slots, count)
+        return Slots.of(slots, attention.unflatten(-1, features.grid))
+
+    def _iterate(self, tokens: Tensor, slots: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        """`count` iterations on normalised tokens: slots (B K D) and the last A (B K N)."""
+        competition = Competition(tokens, self.epsilon)
+        for _ in range(count):
             query = self.query(self.norm_slots(slots)) * self.dim**-0.5
             attention, pooled = competition(query @ self.key.weight)  # (B K N), (B K F)
             slots = self._gru(self.value(pooled), slots)
             slots = slots + self.mlp(self.norm_mlp(slots))
-        return Slots.of(slots, attention.unflatten(-1, features.grid))
+        return slots, attention
 
     def _gru(self, update: Tensor, slots: Tensor) -> Tensor:
         """GRUCell written as matrix products over (B K D), so that a compiler fuses the gates without graph breaks."""

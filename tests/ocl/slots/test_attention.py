@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import pytest
 import torch
@@ -96,6 +97,31 @@ def test_a_loss_on_masks_alone_reaches_the_tokens() -> None:
         return masks[0, 0].square().sum()
 
     assert torch.autograd.gradcheck(of, [tokens.requires_grad_()])
+
+
+@pytest.mark.parametrize("gradient", ["implicit", "bilevel"])
+def test_truncated_gradients_are_those_of_the_last_iteration(gradient: Literal["implicit", "bilevel"]) -> None:
+    module = SlotAttention(16, iterations=4, gradient=gradient).double()
+    tokens = torch.randn(2, 20, 16, dtype=torch.float64, requires_grad=True)
+    initial = torch.randn(2, 3, 16, dtype=torch.float64, requires_grad=True)
+    found = module(Features(tokens, (4, 5)), initial).vectors
+    full, _ = transcription(module, tokens, initial)
+    torch.testing.assert_close(found, full, rtol=1e-10, atol=1e-10)  # the same slots
+
+    inputs = [tokens, *module.parameters()]
+    module.iterations = 3
+    settled = transcription(module, tokens, initial)[0].detach().requires_grad_()
+    module.iterations = 1
+    last, _ = transcription(module, tokens, settled)
+    *expected, of_start = torch.autograd.grad(last.square().sum(), [*inputs, settled])
+    loss = found.square().sum()
+    gradients = torch.autograd.grad(loss, [*inputs, initial], allow_unused=gradient == "implicit")
+    for ours, theirs in zip(gradients, expected, strict=False):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+    if gradient == "implicit":
+        assert gradients[-1] is None
+    else:
+        torch.testing.assert_close(gradients[-1], of_start, rtol=1e-8, atol=1e-8)
 
 
 def test_slots_permute_and_k_is_free() -> None:
