@@ -14,7 +14,7 @@ from ocl.data.sprites import COLORS, SHAPES
 from ocl.representations import FrozenSlotModel, ObjectEncoder, OracleObjects
 from ocl.shapes import Decoded, Output, images_as_float
 
-PRETRAINED = Path(ocl.__file__).parent / "pretrained" / "sprites"
+PRETRAINED = ocl.PRETRAINED / "sprites"
 HELD_OUT, PROBED = 1_000_000, 1_000_001
 """Seeds of the scenes that are measured and of those that probes are fitted on; no configuration trains on them."""
 IMAGE_SIZE = 64
