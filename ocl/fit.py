@@ -123,14 +123,17 @@ def _as_list(value: Any) -> list[Any]:
 
 def run(arguments: Sequence[str]) -> FitCLI:
     """`arguments` as on the command line, the subcommand first."""
-    warnings.filterwarnings("ignore", "LightningCLI's args parameter")  # meant for both, as here
-    warnings.filterwarnings("ignore", ".*does not have many workers")  # procedural scenes need none
-    warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\)")  # Lightning's own, under torch 2.15
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice about settings that are meant
+        return _run(list(arguments))
+
+
+def _run(arguments: list[str]) -> FitCLI:
     return FitCLI(
         ObjectCentricTraining,
         SceneDataModule,
         save_config_callback=KeepConfig,
         seed_everything_default=0,
-        args=list(arguments),
+        args=arguments,
         parser_kwargs={"prog": "ocl"},
     )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save as serialise
 
 from ocl.files import write_atomically
 
@@ -26,8 +26,10 @@ def save(path: str | Path, tree: dict[str, Any]) -> Path:
     """
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     text = json.dumps(_take_arrays(tree, arrays))
-    metadata = {"tree": text, "sha256": _digest(text, arrays)}
-    return write_atomically(path, lambda temporary: save_file(arrays, temporary, metadata=metadata))
+    # One entry, since safetensors writes several in no fixed order: equal content, equal bytes.
+    metadata = {"snapshot": json.dumps({"tree": text, "sha256": _digest(text, arrays)})}
+    # As bytes, since save_file has a temporary name of its own, which a kill would leave behind.
+    return write_atomically(path, lambda temporary: temporary.write_bytes(serialise(arrays, metadata=metadata)))
 
 
 def load(path: str | Path) -> dict[str, Any]:
@@ -42,9 +44,9 @@ def load(path: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f"{path} does not exist.")
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
+            metadata = json.loads((file.metadata() or {}).get("snapshot", "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dictionary)
-    except SafetensorError as error:
+    except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(
             f"{path} is not a readable snapshot ({error}); delete it or restore it from a copy."
         ) from error

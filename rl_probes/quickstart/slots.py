@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +37,7 @@ def train_slots(stage: Stage, config: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(stage.settings["threads"])
     start = time.monotonic()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module="pytorch_lightning")  # advice about settings that are meant
-        run(["fit", "--config", str(config), *(f"--{name}={value}" for name, value in options.items())])
+    run(["fit", "--config", str(config), *(f"--{name}={value}" for name, value in options.items())])
     seconds = time.monotonic() - start
     torch.set_num_threads(threads)
     curve = training_curve(stage.folder)
