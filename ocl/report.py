@@ -41,7 +41,7 @@ td small { display: block; color: var(--faint); font-size: .78rem; white-space: 
 figure { margin: 1.2rem 0; }
 .row { display: flex; flex-wrap: wrap; gap: 0 2.5rem; align-items: flex-start; }
 img { max-width: 100%; image-rendering: pixelated; border-radius: 4px; }
-svg { width: 100%; max-width: 34rem; height: auto; }
+svg { width: 34rem; max-width: 100%; height: auto; overflow: visible; }
 svg text { fill: var(--faint); font: 12px system-ui, sans-serif; }
 svg .grid { stroke: var(--rule); } svg .line { fill: none; stroke-width: 2; stroke-linejoin: round;
   stroke-linecap: round; }
