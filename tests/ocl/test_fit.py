@@ -19,7 +19,8 @@ from ocl.fit import run
 from ocl.manifest import versions
 from ocl.shapes import Batch
 
-STEPS = 60
+STEPS = 200
+KILLS = 5
 
 
 def config(root: Path) -> dict:
@@ -80,25 +81,31 @@ def _silent_fit(root: Path) -> None:
     fit(root)
 
 
+def _write_count(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
 @pytest.mark.slow
 def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path) -> None:
-    start = time.monotonic()
     fit(tmp_path / "whole")
-    duration = time.monotonic() - start
+    checkpoint = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     context = multiprocessing.get_context("fork")  # the imports are shared, so that a process lives in training
     moments = random.Random(0)
-    kills = 0
-    for _ in range(40):
+    for _ in range(KILLS):
+        before = _write_count(checkpoint)
         process = context.Process(target=_silent_fit, args=(tmp_path / "killed",))
         process.start()
-        process.join(moments.uniform(0.1, 0.6) * duration if kills < 5 else 300)
-        if process.exitcode is not None:
-            break
+        while _write_count(checkpoint) == before:  # it has trained on since the last kill
+            assert process.is_alive()
+            time.sleep(0.002)
+        time.sleep(moments.uniform(0, 0.05))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
-        kills += 1
+        assert process.exitcode == -signal.SIGKILL
+    process = context.Process(target=_silent_fit, args=(tmp_path / "killed",))
+    process.start()
+    process.join()
     assert process.exitcode == 0
-    assert kills >= 3
     expected, found = weights(tmp_path / "whole"), weights(tmp_path / "killed")
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
