@@ -6,7 +6,27 @@ import torch
 from torch import Tensor, nn
 
 
-class RandomSlots(nn.Module):
+class InitialSlots(nn.Module):
+    """What every kind of start has: K = `num_slots` by default, D = `dim`, and a draw that may be given."""
+
+    def __init__(self, num_slots: int, dim: int) -> None:
+        super().__init__()
+        if num_slots < 1 or dim < 2:
+            raise ValueError(f"num_slots must be positive and dim at least 2, got {num_slots} and {dim}.")
+        self.num_slots = num_slots
+        self.dim = dim
+
+    def draw(self, like: Tensor, batch_size: int, num_slots: int | None, noise: Tensor | None) -> Tensor:
+        """Standard normal (B K D) of the type of `like`; or `noise` (K D) or (B K D), checked and expanded."""
+        count = self.num_slots if num_slots is None else num_slots
+        if noise is None:
+            return torch.randn(batch_size, count, self.dim, device=like.device, dtype=like.dtype)
+        if noise.shape[-2:] != (count, self.dim):
+            raise ValueError(f"noise must end in (K, D) = ({count}, {self.dim}), got {tuple(noise.shape)}.")
+        return noise.to(like.dtype).expand(batch_size, count, self.dim)
+
+
+class RandomSlots(InitialSlots):
     """Independent samples of one learned Gaussian: S0 = mu + exp(log_sigma) * eps, eps ~ N(0, I).
 
     mu and log_sigma (D) are shared by all slots, so K is free at every call and slots are exchangeable.
@@ -15,34 +35,21 @@ class RandomSlots(nn.Module):
     """
 
     def __init__(self, num_slots: int, dim: int) -> None:
-        super().__init__()
-        if num_slots < 1 or dim < 1:
-            raise ValueError(f"num_slots and dim must be positive, got {num_slots} and {dim}.")
-        self.num_slots = num_slots
-        self.dim = dim
+        super().__init__(num_slots, dim)
         bound = (6 / (1 + dim)) ** 0.5
         self.mu = nn.Parameter(torch.empty(dim).uniform_(-bound, bound))
         self.log_sigma = nn.Parameter(torch.empty(dim).uniform_(-bound, bound))
 
     def forward(self, batch_size: int, num_slots: int | None = None, noise: Tensor | None = None) -> Tensor:
         """(B K D); `noise` (K D) or (B K D) replaces the draw of eps, which makes the start reproducible."""
-        count = self.num_slots if num_slots is None else num_slots
-        if noise is None:
-            noise = torch.randn(batch_size, count, self.dim, device=self.mu.device, dtype=self.mu.dtype)
-        elif noise.shape[-2:] != (count, self.dim):
-            raise ValueError(f"noise must end in (K, D) = ({count}, {self.dim}), got {tuple(noise.shape)}.")
-        return (self.mu + self.log_sigma.exp() * noise).expand(batch_size, count, self.dim)
+        return self.mu + self.log_sigma.exp() * self.draw(self.mu, batch_size, num_slots, noise)
 
 
-class LearnedSlots(nn.Module):
+class LearnedSlots(InitialSlots):
     """One learned vector per slot (K D), Xavier uniform: slots keep a fixed, meaningful order and K is fixed."""
 
     def __init__(self, num_slots: int, dim: int) -> None:
-        super().__init__()
-        if num_slots < 1 or dim < 1:
-            raise ValueError(f"num_slots and dim must be positive, got {num_slots} and {dim}.")
-        self.num_slots = num_slots
-        self.dim = dim
+        super().__init__(num_slots, dim)
         self.slots = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_slots, dim)))
 
     def forward(self, batch_size: int, num_slots: int | None = None, noise: Tensor | None = None) -> Tensor:
@@ -54,7 +61,7 @@ class LearnedSlots(nn.Module):
         return self.slots.expand(batch_size, self.num_slots, self.dim)
 
 
-class RandomPointSlots(nn.Module):
+class RandomPointSlots(InitialSlots):
     """Slots that start at random places: S0 = b + W r, r = 2 [x, y, 1 - x, 1 - y] - 1, (x, y) uniform over the image.
 
     The place goes through a linear layer of the same four ramps that position embeddings use, so competition is spatial
@@ -64,21 +71,12 @@ class RandomPointSlots(nn.Module):
     """
 
     def __init__(self, num_slots: int, dim: int) -> None:
-        super().__init__()
-        if num_slots < 1 or dim < 2:
-            raise ValueError(f"num_slots must be positive and dim at least 2, got {num_slots} and {dim}.")
-        self.num_slots = num_slots
-        self.dim = dim
+        super().__init__(num_slots, dim)
         self.place = nn.Linear(4, dim)
         nn.init.uniform_(self.place.weight, -1, 1)
 
     def forward(self, batch_size: int, num_slots: int | None = None, noise: Tensor | None = None) -> Tensor:
         """(B K D); the places are the normal distribution function of the first two entries of `noise`."""
-        count = self.num_slots if num_slots is None else num_slots
-        if noise is None:
-            noise = torch.randn(batch_size, count, self.dim, device=self.place.weight.device)
-        elif noise.shape[-2:] != (count, self.dim):
-            raise ValueError(f"noise must end in (K, D) = ({count}, {self.dim}), got {tuple(noise.shape)}.")
-        places = torch.special.ndtr(noise[..., :2]).to(self.place.weight.dtype)
+        places = torch.special.ndtr(self.draw(self.place.weight, batch_size, num_slots, noise)[..., :2])
         slots: Tensor = self.place(torch.cat([places, 1 - places], dim=-1) * 2 - 1)
-        return slots.expand(batch_size, count, self.dim)
+        return slots
