@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torchvision.io import encode_png
@@ -56,18 +55,13 @@ class Export(Callback):
     The rule for which weights count is the last step, never the best on validation data.
     """
 
-    def __init__(self, config: dict[str, Any] | None = None, seed: int | None = None) -> None:
+    def __init__(self, config: dict[str, Any], seed: int | None) -> None:
         self.config, self.seed = config, seed
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.is_global_zero or self.config is None:
+        if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir) / "model"
         save(self.config["model"]["model"], pl_module.model, folder)  # type: ignore[arg-type]
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         write_manifest(folder, config=self.config, seed=self.seed, step=trainer.global_step, metrics=metrics)
-
-
-def resolved(config: Any) -> dict[str, Any]:
-    """A configuration as plain YAML values."""
-    return dict(yaml.safe_load(yaml.safe_dump(config)))
