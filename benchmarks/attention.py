@@ -39,7 +39,8 @@ class Ours(nn.Module):
         self.grouping = SlotAttention(dim, hidden_dim=max(dim, 128))  # as wide as the package's
 
     def forward(self, tokens: Tensor) -> Tensor:
-        vectors: Tensor = self.grouping(Features(tokens, self.grid), self.initial(len(tokens))).vectors
+        features = Features(tokens, self.grid)
+        vectors: Tensor = self.grouping(features, self.initial(features)).vectors
         return vectors
 
 

@@ -77,7 +77,8 @@ class Step:
     def gradients(self, images: Tensor, noise: Tensor) -> list[Tensor]:
         """The loss and every gradient, in one uncut pass."""
         self.optimizer.zero_grad()
-        slots = self.group(self.model.encoder(images), self.model.initial_slots(len(images), None, noise))
+        features = self.model.encoder(images)
+        slots = self.group(features, self.model.initial_slots(features, None, noise))
         loss = F.mse_loss(self.decode(slots), images * 2 - 1)
         loss.backward()
         return [loss.detach(), *(parameter.grad.clone() for parameter in self.model.parameters())]
@@ -88,7 +89,8 @@ class Step:
         features = self.model.encoder(images)
         tokens = features.tokens.detach().requires_grad_()
         marks.append(self._now())
-        vectors = self.group(Features(tokens, features.grid), self.model.initial_slots(len(images)))
+        leaf = Features(tokens, features.grid)
+        vectors = self.group(leaf, self.model.initial_slots(leaf))
         slots = vectors.detach().requires_grad_()
         marks.append(self._now())
         F.mse_loss(self.decode(slots), images * 2 - 1).backward()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ocl.shapes import Features, Output, Slots
+from ocl.shapes import Features, Grouped, Hints, Output
 
 
 class ObjectCentricModel(nn.Module):
@@ -12,11 +12,12 @@ class ObjectCentricModel(nn.Module):
 
     Args:
         encoder: images (B 3 H W) float in [0, 1] -> `Features`.
-        initial_slots: (batch size, K, noise) -> (B K D).
-        grouping: (`Features`, initial slots) -> `Slots`.
-        decoder: slot vectors (B K D) -> `Decoded`.
+        initial_slots: (`Features`, K, noise, `Hints`) -> (B K D).
+        grouping: (`Features`, initial slots, T, `Hints`) -> `Slots`.
+        decoder: slot vectors (B K D), keep (B K) or None -> `Decoded`.
         projection: tokens (B N F) -> (B N D'), between encoder and grouping, for encoders that are frozen and whose
             raw tokens are the reconstruction target. None: the grouping reads the encoder's tokens.
+        selection: `Slots` -> `Slots` with some of them dropped: `valid`, and "keep" (B K) in its notes for the decoder.
     """
 
     def __init__(
@@ -26,6 +27,7 @@ class ObjectCentricModel(nn.Module):
         grouping: nn.Module,
         decoder: nn.Module,
         projection: nn.Module | None = None,
+        selection: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -33,6 +35,7 @@ class ObjectCentricModel(nn.Module):
         self.initial_slots = initial_slots
         self.grouping = grouping
         self.decoder = decoder
+        self.selection = selection
 
     def group(
         self,
@@ -40,21 +43,30 @@ class ObjectCentricModel(nn.Module):
         num_slots: int | None = None,
         noise: Tensor | None = None,
         iterations: int | None = None,
-    ) -> Slots:
+        hints: Hints | None = None,
+    ) -> Grouped:
         """Features to slots; `num_slots`, `noise` (K D) and `iterations` override the initial slots and T."""
+        tokens = features
         if self.projection is not None:
-            features = Features(self.projection(features.tokens), features.grid)
-        initial = self.initial_slots(len(features.tokens), num_slots, noise)
-        slots: Slots = self.grouping(features, initial, iterations)
-        return slots
+            tokens = Features(self.projection(features.tokens), features.grid)
+        initial = self.initial_slots(tokens, num_slots, noise, hints)
+        slots = self.grouping(tokens, initial, iterations, hints)
+        if self.selection is not None:
+            slots = self.selection(slots)
+        return Grouped(features, tokens, initial, slots)
 
     def forward(
-        self, images: Tensor, num_slots: int | None = None, noise: Tensor | None = None, iterations: int | None = None
+        self,
+        images: Tensor,
+        num_slots: int | None = None,
+        noise: Tensor | None = None,
+        iterations: int | None = None,
+        hints: Hints | None = None,
     ) -> Output:
         """images (B 3 H W) float in [0, 1] -> `Output`."""
-        features: Features = self.encoder(images)
-        slots = self.group(features, num_slots, noise, iterations)
-        return Output(features, slots, self.decoder(slots.vectors))
+        grouped = self.group(self.encoder(images), num_slots, noise, iterations, hints)
+        decoded = self.decoder(grouped.slots.vectors, grouped.slots.notes.get("keep"))
+        return Output(grouped.features, grouped.tokens, grouped.initial, grouped.slots, decoded)
 
 
 class TokenProjection(nn.Sequential):

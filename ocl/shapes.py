@@ -38,6 +38,26 @@ class Batch:
     def __len__(self) -> int:
         return int(self.images.shape[0])
 
+    @property
+    def hints(self) -> Hints | None:
+        """The "points" (B M 2) with "point_known", or "boxes" (B M 4) with "box_known", among `objects`; else None."""
+        for places, known in (("points", "point_known"), ("boxes", "box_known")):
+            if places in self.objects:
+                return Hints(self.objects[places], self.objects[known])
+        return None
+
+
+@dataclass
+class Hints:
+    """Weak labels that a model may be given beside the images: where some of the objects are.
+
+    places: (B M 2) centres (x, y), or (B M 4) boxes (x0, y0, x1, y1), in [0, 1] with y pointing down the image.
+    known:  (B M) bool; False where an object has no label, and its place is arbitrary.
+    """
+
+    places: Tensor
+    known: Tensor
+
 
 @dataclass
 class Features:
@@ -54,11 +74,13 @@ class Slots:
     vectors: (B K D) float.
     masks:   (B K h w) float in [0, 1], soft assignment of image regions to slots; None where the encoder has none.
     valid:   (B K) bool; False marks padding, which consumers must ignore.
+    notes:   what a grouping leaves for its own losses (predicted points, keep probabilities); consumers ignore it.
     """
 
     vectors: Tensor
     masks: Tensor | None
     valid: Tensor
+    notes: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def of(vectors: Tensor, masks: Tensor | None = None) -> Slots:
@@ -79,11 +101,24 @@ class Decoded:
 
 
 @dataclass
-class Output:
-    """One forward pass of an object-centric model: what losses and metrics may read."""
+class Grouped:
+    """Images up to their slots.
+
+    features: the encoder's tokens (B N F).
+    tokens:   what the grouping read: the projected features, or the features themselves.
+    initial:  (B K D), where the iterations started.
+    """
 
     features: Features
+    tokens: Features
+    initial: Tensor
     slots: Slots
+
+
+@dataclass
+class Output(Grouped):
+    """One forward pass of an object-centric model: what losses and metrics may read."""
+
     decoded: Decoded
 
 
@@ -105,6 +140,19 @@ def images_as_float(images: Tensor) -> Tensor:
     return images.float()
 
 
-def softmax_over_slots(logits: Tensor) -> Tensor:
-    """(B K ...) -> (B K ...): competition over K, in float32 at least: halves would round a starved slot to 0."""
-    return logits.softmax(dim=1, dtype=torch.promote_types(logits.dtype, torch.float32))
+def softmax_over_slots(logits: Tensor, keep: Tensor | None = None) -> Tensor:
+    """(B K ...) -> (B K ...): competition over K, in float32 at least: halves would round a starved slot to 0.
+
+    `keep` (B K) in [0, 1] weighs the slots, keep_k exp(l_k) / sum over j of keep_j exp(l_j), with its gradient; a slot
+    with keep 0 gets nothing. At least one slot of an image must be kept.
+    """
+    dtype = torch.promote_types(logits.dtype, torch.float32)
+    if keep is None:
+        return logits.softmax(dim=1, dtype=dtype)
+    weights = keep.to(dtype).view(*keep.shape, *(1 for _ in logits.shape[2:]))
+    # The largest logit of the kept slots is taken off, so that a dropped slot cannot starve them; the bound keeps the
+    # dropped slot's own gradient finite.
+    logits = logits.to(dtype)
+    highest = logits.detach().masked_fill(weights <= 0, -torch.inf).amax(dim=1, keepdim=True)
+    shares = weights * (logits - highest).clamp_max(20).exp()
+    return shares / shares.sum(dim=1, keepdim=True)

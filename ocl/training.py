@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor, nn
 
+from ocl.hooks import AfterStep, ReadsModel
 from ocl.metrics.segmentation import SegmentationMetrics
 from ocl.model import ObjectCentricModel
 from ocl.shapes import Batch, Output, images_as_float
@@ -54,6 +55,9 @@ class ObjectCentricTraining(LightningModule):
         self.weights = {name: (weights or {}).get(name, 1.0) for name in losses}
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
         self.metrics = SegmentationMetrics()
+        for loss in losses.values():
+            if isinstance(loss, ReadsModel):
+                loss.attach(model)
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         mixed = (
@@ -63,10 +67,16 @@ class ObjectCentricTraining(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         batch.images = images_as_float(batch.images)
-        total, terms = self._losses(self.model(batch.images), batch)
+        total, terms = self._losses(self.model(batch.images, hints=batch.hints), batch)
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
         return total
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        for module in self.modules():
+            if isinstance(module, AfterStep):
+                module.after_step()
 
     def on_validation_epoch_start(self) -> None:
         self._evaluation_state = torch.get_rng_state()
@@ -101,7 +111,7 @@ class ObjectCentricTraining(LightningModule):
 
     def _evaluate(self, batch: Batch, split: str) -> None:
         batch.images = images_as_float(batch.images)
-        output = self.model(batch.images)
+        output = self.model(batch.images, hints=batch.hints)
         total, terms = self._losses(output, batch)
         values = {f"{split}/{name}": term for name, term in terms.items()} | {f"{split}/loss": total}
         self.log_dict(values, on_epoch=True, on_step=False, batch_size=len(batch), sync_dist=True)

@@ -66,14 +66,14 @@ class BroadcastDecoder(nn.Module):
         self.output = nn.ConvTranspose2d(channels, 4, output_stride + 2, output_stride, 1)
         glorot_(self)
 
-    def forward(self, slots: Tensor) -> Decoded:
+    def forward(self, slots: Tensor, keep: Tensor | None = None) -> Decoded:
         """slots (B K D) -> prediction (B 3 H W) in [-1, 1], masks (B K H W)."""
         batch, count, dim = slots.shape
         if dim != self.dim:
             raise ValueError(f"slots must be (B, K, {self.dim}), got {tuple(slots.shape)}.")
         maps = self.hidden(self._first(slots.flatten(0, 1)))
         painted = self.output(maps).unflatten(0, (batch, count))  # (B K 4 H W)
-        masks = softmax_over_slots(painted[:, :, 3])
+        masks = softmax_over_slots(painted[:, :, 3], keep)
         prediction = torch.einsum("bkhw,bkchw->bchw", masks.to(painted.dtype), painted[:, :, :3])
         return Decoded(prediction, masks)
 

@@ -39,7 +39,7 @@ class MLPDecoder(nn.Module):
         self.features = nn.Linear(hidden_dim, feature_dim)
         self.alpha = nn.Linear(hidden_dim, 1)
 
-    def forward(self, slots: Tensor) -> Decoded:
+    def forward(self, slots: Tensor, keep: Tensor | None = None) -> Decoded:
         """slots (B K D) -> prediction (B N F), masks (B K h w)."""
         if slots.ndim != 3 or slots.shape[-1] != self.dim:
             raise ValueError(f"slots must be (B, K, {self.dim}), got {tuple(slots.shape)}.")
@@ -47,6 +47,6 @@ class MLPDecoder(nn.Module):
         hidden = F.relu(self.first(slots).unsqueeze(2) + from_position)  # (B K N H)
         for layer in self.hidden:
             hidden = F.relu(layer(hidden))
-        masks = softmax_over_slots(self.alpha(hidden).squeeze(-1))  # (B K N)
+        masks = softmax_over_slots(self.alpha(hidden).squeeze(-1), keep)  # (B K N)
         mixed = torch.einsum("bkn,bknh->bnh", masks.to(hidden.dtype), hidden)
         return Decoded(self.features(mixed), masks.unflatten(-1, self.grid))

@@ -42,7 +42,7 @@ class PatchDecoder(nn.Module):
         self.output = nn.Linear(hidden_dim, 4 * patch * patch)
         glorot_(self)
 
-    def forward(self, slots: Tensor) -> Decoded:
+    def forward(self, slots: Tensor, keep: Tensor | None = None) -> Decoded:
         """slots (B K D) -> prediction (B 3 H W) in [-1, 1], masks (B K H W)."""
         if slots.ndim != 3 or slots.shape[-1] != self.dim:
             raise ValueError(f"slots must be (B, K, {self.dim}), got {tuple(slots.shape)}.")
@@ -53,7 +53,7 @@ class PatchDecoder(nn.Module):
         painted = self.output(hidden)  # (B K N 4pp)
         # Mix patches first and move pixels to their places after: K times fewer pixels to move.
         painted = rearrange(painted, "b k n (c q) -> b k n c q", c=4)
-        masks = softmax_over_slots(painted[..., 3, :])  # (B K N pp)
+        masks = softmax_over_slots(painted[..., 3, :], keep)  # (B K N pp)
         mixed = torch.einsum("bknq,bkncq->bncq", masks.to(painted.dtype), painted[..., :3, :])
         places = {"h": self.grid[0], "p": self.patch}
         prediction = rearrange(mixed, "b (h w) c (p q) -> b c (h p) (w q)", **places)

@@ -46,17 +46,16 @@ class FrozenSlotModel(ObjectEncoder):
         starts: Any = model.initial_slots
         self.model: Any = frozen(model)
         self.image_size: tuple[int, int] = encoder.image_size
-        self.num_slots: int = starts.num_slots if num_slots is None else num_slots
+        self.num_slots: int = starts.count(num_slots)
         self.dim: int = starts.dim
         self.initial_seed = initial_seed
         self.decoder_masks = decoder_masks
         noise = torch.randn(self.num_slots, self.dim, generator=torch.Generator().manual_seed(initial_seed))
         self.register_buffer("noise", noise)
-        starts(1, self.num_slots, noise.to(next(model.parameters()).device))  # learned starts refuse another K
 
     def encode(self, batch: Batch) -> Slots:
         features = self.model.encoder(images_at(batch.images, self.image_size))
-        slots: Slots = self.model.group(features, self.num_slots, self.noise)
+        slots: Slots = self.model.group(features, self.num_slots, self.noise).slots
         if self.decoder_masks:
-            slots.masks = self.model.decoder(slots.vectors).masks
+            slots.masks = self.model.decoder(slots.vectors, slots.notes.get("keep")).masks
         return slots

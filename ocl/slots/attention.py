@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ocl.initialisation import glorot_
-from ocl.shapes import Features, Slots
+from ocl.shapes import Features, Hints, Slots
 from ocl.slots.competition import Competition
 
 
@@ -78,7 +78,9 @@ class SlotAttention(nn.Module):
         nn.init.zeros_(self.gru.bias_ih)
         nn.init.zeros_(self.gru.bias_hh)
 
-    def forward(self, features: Features, slots: Tensor, iterations: int | None = None) -> Slots:
+    def forward(
+        self, features: Features, slots: Tensor, iterations: int | None = None, hints: Hints | None = None
+    ) -> Slots:
         """tokens (B N F), initial slots (B K D) -> vectors (B K D), masks (B K h w): the last A."""
         self._check(features, slots)
         tokens = self.norm_tokens(features.tokens)

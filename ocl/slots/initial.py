@@ -5,9 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ocl.shapes import Features, Hints
+
 
 class InitialSlots(nn.Module):
-    """What every kind of start has: K = `num_slots` by default, D = `dim`, and a draw that may be given."""
+    """What every kind of start has: K = `num_slots` by default, D = `dim`, and a draw that may be given.
+
+    Starts are called with the tokens that the grouping will read, the number of slots, the draw and the weak labels of
+    the images; each kind uses of these what it needs.
+    """
 
     def __init__(self, num_slots: int, dim: int) -> None:
         super().__init__()
@@ -16,9 +22,13 @@ class InitialSlots(nn.Module):
         self.num_slots = num_slots
         self.dim = dim
 
-    def draw(self, like: Tensor, batch_size: int, num_slots: int | None, noise: Tensor | None) -> Tensor:
+    def count(self, num_slots: int | None) -> int:
+        """K of a call: `num_slots`, or the default for None; starts of a fixed K refuse another."""
+        return self.num_slots if num_slots is None else num_slots
+
+    def draw(self, like: Tensor, features: Features, num_slots: int | None, noise: Tensor | None) -> Tensor:
         """Standard normal (B K D) of the type of `like`; or `noise` (K D) or (B K D), checked and expanded."""
-        count = self.num_slots if num_slots is None else num_slots
+        batch_size, count = len(features.tokens), self.count(num_slots)
         if noise is None:
             return torch.randn(batch_size, count, self.dim, device=like.device, dtype=like.dtype)
         if noise.shape[-2:] != (count, self.dim):
@@ -40,9 +50,15 @@ class RandomSlots(InitialSlots):
         self.mu = nn.Parameter(torch.empty(dim).uniform_(-bound, bound))
         self.log_sigma = nn.Parameter(torch.empty(dim).uniform_(-bound, bound))
 
-    def forward(self, batch_size: int, num_slots: int | None = None, noise: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        features: Features,
+        num_slots: int | None = None,
+        noise: Tensor | None = None,
+        hints: Hints | None = None,
+    ) -> Tensor:
         """(B K D); `noise` (K D) or (B K D) replaces the draw of eps, which makes the start reproducible."""
-        return self.mu + self.log_sigma.exp() * self.draw(self.mu, batch_size, num_slots, noise)
+        return self.mu + self.log_sigma.exp() * self.draw(self.mu, features, num_slots, noise)
 
 
 class LearnedSlots(InitialSlots):
@@ -52,13 +68,22 @@ class LearnedSlots(InitialSlots):
         super().__init__(num_slots, dim)
         self.slots = nn.Parameter(nn.init.xavier_uniform_(torch.empty(num_slots, dim)))
 
-    def forward(self, batch_size: int, num_slots: int | None = None, noise: Tensor | None = None) -> Tensor:
-        """(B K D); learned starts use no `noise`."""
+    def count(self, num_slots: int | None) -> int:
         if num_slots not in (None, self.num_slots):
             raise ValueError(
                 f"learned initial slots are fixed at K = {self.num_slots}, got {num_slots}; use RandomSlots to vary K."
             )
-        return self.slots.expand(batch_size, self.num_slots, self.dim)
+        return self.num_slots
+
+    def forward(
+        self,
+        features: Features,
+        num_slots: int | None = None,
+        noise: Tensor | None = None,
+        hints: Hints | None = None,
+    ) -> Tensor:
+        """(B K D); learned starts use no `noise`."""
+        return self.slots.expand(len(features.tokens), self.count(num_slots), self.dim)
 
 
 class RandomPointSlots(InitialSlots):
@@ -75,8 +100,14 @@ class RandomPointSlots(InitialSlots):
         self.place = nn.Linear(4, dim)
         nn.init.uniform_(self.place.weight, -1, 1)
 
-    def forward(self, batch_size: int, num_slots: int | None = None, noise: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        features: Features,
+        num_slots: int | None = None,
+        noise: Tensor | None = None,
+        hints: Hints | None = None,
+    ) -> Tensor:
         """(B K D); the places are the normal distribution function of the first two entries of `noise`."""
-        places = torch.special.ndtr(self.draw(self.place.weight, batch_size, num_slots, noise)[..., :2])
+        places = torch.special.ndtr(self.draw(self.place.weight, features, num_slots, noise)[..., :2])
         slots: Tensor = self.place(torch.cat([places, 1 - places], dim=-1) * 2 - 1)
         return slots

@@ -124,10 +124,14 @@ def test_truncated_gradients_are_those_of_the_last_iteration(gradient: Literal["
         torch.testing.assert_close(gradients[-1], of_start, rtol=1e-8, atol=1e-8)
 
 
+def tokens_of(batch_size: int) -> Features:
+    return Features(torch.zeros(batch_size, 1, 1), (1, 1))
+
+
 def test_slots_permute_and_k_is_free() -> None:
     module, starts = SlotAttention(32), RandomSlots(4, 32)
     features = Features(torch.randn(2, 64, 32), (8, 8))
-    initial = starts(2, num_slots=9)
+    initial = starts(features, num_slots=9)
     order = torch.randperm(9)
     slots = module(features, initial)
     permuted = module(features, initial[:, order])
@@ -197,7 +201,7 @@ def test_initialisation_numbers() -> None:
 def test_random_starts_reach_mu_and_sigma_with_gradient() -> None:
     starts = RandomSlots(5, 16)
     noise = torch.randn(3, 5, 16)
-    starts(3, noise=noise).sum().backward()
+    starts(tokens_of(3), noise=noise).sum().backward()
     assert starts.mu.grad is not None
     assert starts.log_sigma.grad is not None
     torch.testing.assert_close(starts.mu.grad, torch.full((16,), 15.0))
@@ -211,7 +215,7 @@ def test_random_points_are_uniform_and_exchangeable() -> None:
         starts.place.weight.zero_()
         starts.place.bias.zero_()
         starts.place.weight[0, 0] = starts.place.weight[1, 1] = 0.5
-    points = starts(5000, num_slots=4)[..., :2].flatten(0, 1) + 0.5  # 0.5 (2 x - 1) + 0.5 = x
+    points = starts(tokens_of(5000), num_slots=4)[..., :2].flatten(0, 1) + 0.5  # 0.5 (2 x - 1) + 0.5 = x
     counts = torch.histc(points[:, 0], 10, 0, 1)
     assert (counts - 2000).abs().max() < 5 * math.sqrt(2000)
     assert torch.corrcoef(points.T)[0, 1].abs() < 5 / math.sqrt(20_000)
@@ -227,9 +231,9 @@ def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="21 slots cannot share 20 tokens"):
         module(Features(good, (4, 5)), torch.randn(2, 21, 16))
     with pytest.raises(ValueError, match="fixed at K = 3"):
-        LearnedSlots(3, 16)(2, num_slots=4)
+        LearnedSlots(3, 16)(tokens_of(2), num_slots=4)
     with pytest.raises(ValueError, match="noise must end in"):
-        RandomSlots(3, 16)(2, noise=torch.randn(4, 16))
+        RandomSlots(3, 16)(tokens_of(2), noise=torch.randn(4, 16))
 
 
 def test_compiles_without_graph_breaks_and_agrees() -> None:
