@@ -1,4 +1,4 @@
-"""`ocl fit | validate | test | generate | extract | probe | discover`."""
+"""`ocl fit | validate | test | generate | extract | probe | discover | benchmark`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import DataLoader, Dataset
 
+from ocl import benchmark as benchmarking
 from ocl import commands, features
 from ocl import discover as discovery
 from ocl import generate as generation
@@ -143,6 +144,46 @@ def discover(
     Console().print(discovery.table(rows))
 
 
+def benchmark(
+    arms: list[benchmarking.Arm],
+    seeds: list[int],
+    folder: Path,
+    thresholds: dict[str, float],
+    protocol: str = "classic",
+    arguments: tuple[str, ...] = (),
+    images: int = 320,
+    measures: tuple[str, ...] = ("foreground_ari", "ari", "mean_iou", "mean_best_overlap"),
+    processes: int = 1,
+    ray: bool = False,
+) -> None:
+    """Train methods on scene sets over seeds and compare them in one table with failure rates; run again to continue.
+
+    Args:
+        arms: What is compared: name and set (the two names in the table), config (a file for `ocl fit`) and arguments.
+        seeds: Each arm is trained once with each. Arms with one seed read the same items in the same order.
+        folder: Where runs, results.json, the contact sheet of failures and the manifest go.
+        thresholds: Measure -> least value; a seed below any of them counts as failed.
+        protocol: How masks are measured: classic, dinosaur, ft_dinosaur or genera1z (`ocl.metrics.protocols`).
+        arguments: For every run, as on the command line of `ocl fit`, such as "--trainer.max_steps 200".
+        images: The first so many of the test set (of the validation set where a config has no test set).
+        measures: Columns of the table; results.json holds all.
+        processes: Runs at a time on this machine, one thread each.
+        ray: Run over the Ray cluster of this machine instead.
+    """
+    benchmarking.benchmark(
+        arms,
+        seeds,
+        folder,
+        thresholds,
+        protocol=protocol,
+        arguments=arguments,
+        images=images,
+        measures=measures,
+        processes=processes,
+        ray=ray,
+    )
+
+
 def _encoder(encoder: ObjectEncoder | Path) -> ObjectEncoder:
     return encoder if isinstance(encoder, ObjectEncoder) else load_encoder(encoder)
 
@@ -156,6 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         "extract": extract,
         "probe": probe,
         "discover": discover,
+        "benchmark": benchmark,
     }
     description = f"{__doc__}\n\n{', '.join(LIGHTNING)} train and evaluate; see `ocl fit --help`."
     return commands.run("ocl", description, functions, arguments)

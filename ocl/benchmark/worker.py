@@ -1,0 +1,92 @@
+"""One run in a process of its own: train (or go on training), then evaluate. `python -m ocl.benchmark.worker FOLDER`.
+
+The process ends when the one that started it does: its standard input is a pipe that then closes. Two processes that
+are given the same folder take turns, and the second finds the run finished.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from torch.utils.data import Dataset
+from torchvision.io import encode_png
+
+from ocl import fit
+from ocl.benchmark.arms import EVALUATION, JOB, PICTURE, trained
+from ocl.benchmark.evaluation import evaluate
+from ocl.checkpoints import load
+from ocl.commands import exit_with_sentence
+from ocl.files import read_json, write_atomically, write_json
+from ocl.metrics.protocols import protocol_named
+
+
+def run(folder: Path) -> None:
+    """Do what `folder`/job.json says and is not done yet; leaves evaluation.json and evaluation.png."""
+    job = read_json(folder / JOB)
+    before = read_json(folder / EVALUATION) if (folder / EVALUATION).is_file() else {}
+    if before.get("evaluation") == job["evaluation"] and (folder / PICTURE).is_file():
+        return
+    minutes = before.get("minutes")
+    if not trained(folder):
+        fresh = not (folder / "checkpoints" / "last.ckpt").is_file()
+        start = time.monotonic()
+        fit.run(job["command"])
+        minutes = (time.monotonic() - start) / 60 if fresh else None
+        if not trained(folder):
+            raise ValueError(f"{folder} was interrupted before its last step; run the benchmark again.")
+    split, dataset = held_out(folder)
+    settings = job["evaluation"]
+    measures, picture = evaluate(
+        load(folder / "model", trust=True),  # this machine has just trained it
+        dataset,
+        protocol_named(settings["protocol"]),
+        settings["images"],
+        device="cuda" if torch.cuda.is_available() else "cpu",
+    )
+    write_atomically(folder / PICTURE, lambda temporary: temporary.write_bytes(bytes(encode_png(picture).numpy())))
+    step = read_json(folder / "model" / "manifest.json")["step"]
+    result = {"evaluation": settings, "split": split, "step": step, "minutes": minutes, "measures": measures}
+    write_json(folder / EVALUATION, result)
+
+
+def held_out(folder: Path) -> tuple[str, Dataset[Any]]:
+    """The test set of the run in `folder`, or its validation set where it has none, with its name: nothing is chosen
+    on either, since the weights of the last step count.
+
+    Raises:
+        ValueError: the run has neither.
+    """
+    data = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))["data"]
+    split = next((name for name in ("test", "val") if data.get(name)), None)
+    if split is None:
+        raise ValueError(f"{folder} was trained with neither a test nor a val set; give data.test in its config.")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--dataset", type=Dataset)
+    built = parser.instantiate_classes(parser.parse_object({"dataset": data[split]}))
+    return split, built.dataset
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)  # of the descriptor: sys.stdin has a lock that would be held at exit
+    os._exit(1)  # at once: files are written whole, and the next start goes on from the last checkpoint
+
+
+def main() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    folder = Path(sys.argv[1])
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        run(folder)
+
+
+if __name__ == "__main__":
+    exit_with_sentence(main)
