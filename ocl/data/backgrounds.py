@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,9 +35,10 @@ class GradientBackground(Background):
 
     def pattern(self, generator: np.random.Generator, count: int, size: int) -> Pattern:
         across, down = _directions(generator, (count, 3))
-        place = 2 * _centres(size) - 1
-        longest = np.abs(across) + np.abs(down)
-        return (across / longest)[..., None, :] * place + (down / longest)[..., None] * place[:, None]
+        x = 2 * _centres(size) - 1
+        y = x[:, None]
+        ramp: Pattern = (across * x + down * y) / (np.abs(across) + np.abs(down))
+        return ramp
 
 
 class TextureBackground(Background):
@@ -55,28 +55,30 @@ class TextureBackground(Background):
         fewest, most = cycles
         if not 0 < fewest <= most:
             raise ValueError(f"TextureBackground: cycles must be 0 < fewest <= most, got {tuple(cycles)}.")
-        self.cycles = (fewest, most)
+        self.cycles = (float(fewest), float(most))
 
     def pattern(self, generator: np.random.Generator, count: int, size: int) -> Pattern:
-        across, down = _directions(generator, (count, 1))
-        turns = generator.uniform(*self.cycles, (count, 1)).astype(np.float32)
+        across, down = _directions(generator, (count,))
+        cycles = generator.uniform(*self.cycles, (count, 1, 1)).astype(np.float32)
         starts = generator.random((2, count, 1, 1), dtype=np.float32)
         checked = generator.random((count, 1, 1)) < 0.5
-        place = _centres(size)
-        along = (turns * across)[..., None] * place + (turns * down)[..., None] * place[:, None] + starts[0]
-        aside = (turns * down)[..., None] * place - (turns * across)[..., None] * place[:, None] + starts[1]
+        x = _centres(size)
+        y = x[:, None]
+        along = cycles * (across * x + down * y) + starts[0]
+        aside = cycles * (down * x - across * y) + starts[1]
         wave = np.sin(2 * np.pi * along) * np.where(checked, np.sin(2 * np.pi * aside), np.float32(1))  # (n H W)
         tint = generator.uniform(-1, 1, (count, 3)).astype(np.float32)
         tint /= np.abs(tint).max(axis=1, keepdims=True)
-        return tint[..., None, None] * np.clip(2 * wave, -1, 1)[:, None]
+        pattern: Pattern = tint[..., None, None] * np.clip(2 * wave, -1, 1)[:, None]
+        return pattern
 
 
 class NoiseBackground(Background):
-    """Coloured clouds and grain: in every channel random values on coarse grids, interpolated, plus one per pixel.
+    """Coloured clouds and grain: in every channel random signs on coarse grids, interpolated, plus noise per pixel.
 
     Args:
-        cells: the sides of the grids, in cells; they count alike. The same in every image size.
-        grain: the share of the pixels' own values.
+        cells: the sides of the grids, in cells; they count alike.
+        grain: the share of the pixels' own, uniform values.
 
     Raises:
         ValueError: no grid, one without cells, or a grain outside [0, 1].
@@ -90,12 +92,13 @@ class NoiseBackground(Background):
         self.cells, self.grain = tuple(cells), grain
 
     def pattern(self, generator: np.random.Generator, count: int, size: int) -> Pattern:
-        share = (1 - self.grain) / len(self.cells)
-        noise = np.float32(self.grain) * _uniform(generator, (count, 3, size, size))
+        share = np.float32((1 - self.grain) / len(self.cells))
+        noise = np.zeros((count, 3, size, size), dtype=np.float32)
         for cells in self.cells:
             weights = _interpolation(cells, size)  # (size, cells + 1)
-            corners = np.float32(share) * _uniform(generator, (count, 3, cells + 1, cells + 1))
-            noise += weights @ corners @ weights.T
+            signs = 2 * generator.integers(2, size=(count, 3, cells + 1, cells + 1)).astype(np.float32) - 1
+            noise += share * (weights @ signs @ weights.T)
+        noise += np.float32(self.grain) * (2 * generator.random(noise.shape, dtype=np.float32) - 1)
         return noise
 
 
@@ -105,17 +108,13 @@ def _centres(size: int) -> NDArray[np.float32]:
 
 
 def _directions(generator: np.random.Generator, shape: tuple[int, ...]) -> tuple[Pattern, Pattern]:
-    """Cosines and sines (*shape, 1) of uniform angles."""
-    angle = generator.uniform(0, 2 * np.pi, (*shape, 1)).astype(np.float32)
+    """Cosines and sines (*shape 1 1) of uniform angles."""
+    angle = generator.uniform(0, 2 * np.pi, (*shape, 1, 1)).astype(np.float32)
     return np.cos(angle), np.sin(angle)
 
 
-def _uniform(generator: np.random.Generator, shape: tuple[int, ...]) -> Pattern:
-    """Uniform in [-1, 1)."""
-    return 2 * generator.random(shape, dtype=np.float32) - 1
-
-
-def _interpolation(cells: int, size: int) -> NDArray[Any]:
+def _interpolation(cells: int, size: int) -> Pattern:
     """(size, cells + 1) weights that carry values at the corners of the cells linearly to the pixels."""
     distance = np.abs(_centres(size)[:, None] * np.float32(cells) - np.arange(cells + 1, dtype=np.float32))
-    return np.maximum(1 - distance, 0)
+    weights: Pattern = np.maximum(1 - distance, 0)
+    return weights

@@ -52,16 +52,17 @@ class SpriteScenes(Scenes):
         separation: float = 0.15,
     ) -> None:
         super().__init__(size, seed, block)
+        name = type(self).__name__
         least, most = num_objects
         if not 1 <= least <= most <= 255:
-            raise ValueError(f"SpriteScenes: num_objects must be 1 <= least <= most <= 255, got {tuple(num_objects)}.")
+            raise ValueError(f"{name}: num_objects must be 1 <= least <= most <= 255, got {tuple(num_objects)}.")
         if not scales or not all(0 < scale < 1 for scale in scales):
-            raise ValueError(f"SpriteScenes: scales must be numbers between 0 and 1, got {list(scales)}.")
+            raise ValueError(f"{name}: scales must be numbers between 0 and 1, got {list(scales)}.")
         if not 0 <= separation < 1:
-            raise ValueError(f"SpriteScenes: separation must be at least 0 and below 1, got {separation}.")
+            raise ValueError(f"{name}: separation must be at least 0 and below 1, got {separation}.")
         self.image_size, self.max_objects, self.least_objects = (image_size, image_size), most, least
-        self.shapes = _indices("shapes", shapes, SHAPES)
-        self.colors = _indices("colors", colors, COLORS)
+        self.shapes = _indices(f"{name}: shapes", shapes, SHAPES)
+        self.colors = _indices(f"{name}: colors", colors, COLORS)
         self.scales = np.array(scales, dtype=np.float64)
         self.separation = separation
         self.renderer = SpriteRenderer(image_size)
@@ -100,7 +101,7 @@ class SpriteScenes(Scenes):
                     break
             else:
                 raise ValueError(
-                    f"SpriteScenes: no room for object {m + 1} of {scale.shape[1]} at a separation of "
+                    f"{type(self).__name__}: no room for object {m + 1} of {scale.shape[1]} at a separation of "
                     f"{self.separation}; ask for fewer objects or a smaller separation."
                 )
         return position
@@ -109,5 +110,5 @@ class SpriteScenes(Scenes):
 def _indices(argument: str, names: Sequence[str], known: tuple[str, ...]) -> NDArray[np.int64]:
     unknown = [name for name in names if name not in known]
     if unknown or not names:
-        raise ValueError(f"SpriteScenes: {argument} must be among {', '.join(known)}; got {list(names)}.")
+        raise ValueError(f"{argument} must be among {', '.join(known)}; got {list(names)}.")
     return np.array([known.index(name) for name in names], dtype=np.int64)

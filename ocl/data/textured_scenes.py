@@ -1,0 +1,122 @@
+"""Hard sprite scenes: objects that share colours, on backgrounds whose structure asks for slots of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ocl.data.backgrounds import Background, GradientBackground, NoiseBackground, TextureBackground
+from ocl.data.sprite_scenes import SpriteScenes
+from ocl.data.sprites import COLORS, SHAPES
+
+
+class TexturedScenes(SpriteScenes):
+    """Sprites of few colours on textured, graded or noisy backgrounds, for comparing how methods hold them apart.
+
+    The scenes are this library's own; no publication fixes them. Every image draws a background, a mean colour for it
+    and `colors_per_image` colours, which its objects take in turn: with 2, three objects or more always share one.
+    Edges are binary: every pixel belongs wholly to the object that labels it, or to the background. With a
+    `PlainBackground`, as many colours as objects and full contrast this is the easy control.
+
+    Attributes are those of `SpriteScenes`.
+
+    Args:
+        size, seed, block: see `Scenes`.
+        image_size, num_objects, shapes, colors, scales, separation: see `SpriteScenes`.
+        colors_per_image: different colours among the objects of an image, drawn from `colors`.
+        backgrounds: what is drawn from, uniformly and per image; None: gradient, texture and noise.
+        texture: how much of the range of brightness the background's pattern spans, in [0, 1].
+        contrast: how far the objects' colours lie from the mean background, as a share of the way to the pure
+            colour, in (0, 1].
+        object_texture: share of a pattern of the same backgrounds in the objects' colours, in [0, 1).
+
+    Raises:
+        ValueError: as `SpriteScenes`; more colours per image than colours; no backgrounds; a share out of range.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        seed: int = 0,
+        block: int = 32,
+        *,
+        image_size: int = 64,
+        num_objects: tuple[int, int] = (3, 6),
+        shapes: Sequence[str] = SHAPES[:4],
+        colors: Sequence[str] = COLORS[:4],
+        scales: Sequence[float] = (0.15, 0.22),
+        separation: float = 0.15,
+        colors_per_image: int = 2,
+        backgrounds: Sequence[Background] | None = None,
+        texture: float = 0.6,
+        contrast: float = 0.7,
+        object_texture: float = 0.1,
+    ) -> None:
+        super().__init__(
+            size,
+            seed,
+            block,
+            image_size=image_size,
+            num_objects=num_objects,
+            shapes=shapes,
+            colors=colors,
+            scales=scales,
+            separation=separation,
+        )
+        if not 1 <= colors_per_image <= len(set(colors)):
+            raise ValueError(
+                f"TexturedScenes: colors_per_image must be in 1..{len(set(colors))}, the different colors given, "
+                f"got {colors_per_image}."
+            )
+        if backgrounds is not None and not backgrounds:
+            raise ValueError("TexturedScenes: backgrounds must name at least one; None draws from the three defaults.")
+        if not (0 <= texture <= 1 and 0 < contrast <= 1 and 0 <= object_texture < 1):
+            raise ValueError(
+                "TexturedScenes: texture must be in [0, 1], contrast in (0, 1] and object_texture in [0, 1), got "
+                f"{texture}, {contrast} and {object_texture}."
+            )
+        defaults = (GradientBackground(), TextureBackground(), NoiseBackground())
+        self._backgrounds = defaults if backgrounds is None else tuple(backgrounds)
+        self.backgrounds = [repr(background) for background in self._backgrounds]
+        self.colors_per_image = colors_per_image
+        self.texture, self.contrast, self.object_texture = texture, contrast, object_texture
+
+    def generate(self, generator: np.random.Generator, count: int) -> dict[str, NDArray[Any]]:
+        scenes = super().generate(generator, count)  # places and masks; colours and pixels are drawn anew
+        several = np.tile(np.unique(self.colors), (count, 1))
+        drawn = generator.permuted(several, axis=1)[:, : self.colors_per_image]
+        scenes["color"] = drawn[:, np.arange(self.max_objects) % self.colors_per_image]
+        scenes["images"] = self._paint(generator, scenes["segmentation"], scenes["color"])
+        return scenes
+
+    def _paint(
+        self, generator: np.random.Generator, segmentation: NDArray[np.uint8], color: NDArray[np.int64]
+    ) -> NDArray[np.uint8]:
+        """Label maps (n H W) and colours (n M) -> images (n 3 H W)."""
+        count, size = len(segmentation), self.image_size[0]
+        texture, contrast = np.float32(self.texture), np.float32(self.contrast)
+        mean = texture / 2 + (1 - texture) * generator.random((count, 3), dtype=np.float32)
+        image = mean[..., None, None] + texture / 2 * self._pattern(generator, count, size)
+        pure = self.renderer.palette[color] / np.float32(255)  # (n M 3)
+        paint = mean[:, None] + contrast * (pure - mean[:, None])
+        labels, pixels = segmentation.reshape(count, -1), image.reshape(count, 3, -1)
+        scene, pixel = np.nonzero(labels)
+        fill = paint[scene, labels[scene, pixel] - 1]  # (pixels of objects, 3)
+        if self.object_texture:
+            own = (1 + self._pattern(generator, count, size).reshape(pixels.shape)[scene, :, pixel]) / 2
+            fill += np.float32(self.object_texture) * (own - fill)
+        pixels[scene, :, pixel] = fill
+        rounded: NDArray[np.uint8] = np.rint(255 * image).astype(np.uint8)
+        return rounded
+
+    def _pattern(self, generator: np.random.Generator, count: int, size: int) -> NDArray[np.float32]:
+        """(n 3 H W) in [-1, 1], every image's from one of the backgrounds."""
+        kind = generator.integers(len(self._backgrounds), size=count)
+        pattern = np.empty((count, 3, size, size), dtype=np.float32)
+        for number, background in enumerate(self._backgrounds):
+            rows = np.nonzero(kind == number)[0]
+            pattern[rows] = background.pattern(generator, len(rows), size)
+        return pattern
