@@ -31,15 +31,18 @@ from ocl.data.scenes import Scenes
 from ocl.data.sprite_scenes import SpriteScenes
 from ocl.data.stored import StoredScenes
 from ocl.data.tetrominoes import Tetrominoes
+from ocl.data.textured_scenes import TexturedScenes
 from ocl.generate import generate
 
 SIZE, ROUNDS = 4096, 5
-SETS: tuple[type[Scenes], ...] = (
-    Tetrominoes,
-    BinarizedMultiDSprites,
-    ColoredOnGrayscaleMultiDSprites,
-    ColoredOnColoredMultiDSprites,
-    SpriteScenes,
+SETS: tuple[Scenes, ...] = (
+    Tetrominoes(SIZE),
+    BinarizedMultiDSprites(SIZE),
+    ColoredOnGrayscaleMultiDSprites(SIZE),
+    ColoredOnColoredMultiDSprites(SIZE),
+    SpriteScenes(SIZE),
+    TexturedScenes(SIZE, image_size=48),
+    TexturedScenes(SIZE),
 )
 
 
@@ -76,9 +79,8 @@ def main() -> None:
     for heading in ("data set", "size", "drawn", "batches", "stored"):
         table.add_column(heading, justify="left" if heading == "data set" else "right")
     with tempfile.TemporaryDirectory() as temporary:
-        for cls in SETS:
-            scenes = cls(SIZE)
-            stored = generate(scenes, Path(temporary) / cls.__name__, progress=False)
+        for number, scenes in enumerate(SETS):
+            stored = generate(scenes, Path(temporary) / str(number), progress=False)
             assert stored is not None
             works = [
                 drawn(scenes),
@@ -90,7 +92,7 @@ def main() -> None:
             for column in zip(*rates, strict=True):
                 median = statistics.median(column)
                 cells.append(f"{median:,.0f} ±{100 * (max(column) - min(column)) / 2 / median:.0f} %")
-            table.add_row(cls.__name__, "{} x {}".format(*scenes.image_size), *cells)
+            table.add_row(type(scenes).__name__, "{} x {}".format(*scenes.image_size), *cells)
     Console(width=100).print(table)
 
 
