@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ocl.hooks import AfterStep
 from ocl.shapes import Features, Hints
 
 
@@ -84,6 +85,46 @@ class LearnedSlots(InitialSlots):
     ) -> Tensor:
         """(B K D); learned starts use no `noise`."""
         return self.slots.expand(len(features.tokens), self.count(num_slots), self.dim)
+
+
+class NoisyLearnedSlots(LearnedSlots, AfterStep):
+    """Learned vectors with noise that fades in training: S0 = q0 + z sigma sg(q0), z ~ N(0, I).
+
+    sigma falls by half a cosine from 1 to 0 over the first `noise_steps` optimiser steps; in eval mode it is 0. The
+    gradient of S0 to q0 is the identity, noise or not. Made for `SlotAttention(gradient="bilevel")`, whose last
+    iteration starts from sg(S) + S0 - sg(S0) (BO-QSA: Jia et al. 2023, arXiv 2210.08990).
+    """
+
+    step: Tensor
+
+    def __init__(self, num_slots: int, dim: int, noise_steps: int = 30_000) -> None:
+        super().__init__(num_slots, dim)
+        if noise_steps < 1:
+            raise ValueError(f"noise_steps must be at least 1, got {noise_steps}; use LearnedSlots for no noise.")
+        self.noise_steps = noise_steps
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))  # saved: a resumed run goes on from here
+
+    @property
+    def sigma(self) -> Tensor:
+        """() float32, a tensor on the module's device, so that no step waits for it."""
+        progress = (self.step / self.noise_steps).clamp(max=1)
+        return 0.5 * (1 + torch.cos(torch.pi * progress))
+
+    def forward(
+        self,
+        features: Features,
+        num_slots: int | None = None,
+        noise: Tensor | None = None,
+        hints: Hints | None = None,
+    ) -> Tensor:
+        """(B K D); `noise` (K D) or (B K D) replaces the draw of z in training, and is ignored in eval mode."""
+        slots = super().forward(features, num_slots)
+        if not self.training:
+            return slots
+        return slots + self.draw(slots, features, num_slots, noise) * self.sigma * slots.detach()
+
+    def after_step(self) -> None:
+        self.step += 1
 
 
 class RandomPointSlots(InitialSlots):
