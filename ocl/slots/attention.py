@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from ocl.initialisation import glorot_
 from ocl.shapes import Features, Hints, Slots
-from ocl.slots.competition import Competition
+from ocl.slots.competition import Competition, Rules
+from ocl.slots.point_guidance import PointGuidance, PointTrace
+from ocl.slots.refining import AttentionRefiningKernel
 
 
 class SlotAttention(nn.Module):
@@ -37,11 +39,20 @@ class SlotAttention(nn.Module):
         token_dim: token width F; D where None.
         iterations: T.
         hidden_dim: width of the residual MLP.
-        epsilon: added to the attention before renormalisation.
+        epsilon: keeps slots that win nothing from dividing zero by zero.
         gradient: through which iterations it flows. "full": all T. "implicit": the last alone; the others run without
             a graph, so memory does not grow with T (Chang et al. 2022, arXiv 2207.00787: the first-order truncation of
             the gradient of the fixed point). "bilevel": as implicit, and the initial slots receive the gradient of
             the last iteration's start, straight through (Jia et al. 2023, arXiv 2210.08990). Same slots in all three.
+        epsilon_in: "numerator" as above, the official code; "denominator", W = A / (sum over N of A + epsilon), as in
+            later ones: a slot that wins nothing gets no update instead of the mean.
+        heads: H; Q, keys and values are cut into H runs of D / H, each with its own A and with (D / H)^-1/2.
+        compete_across_heads: False: in every head its own softmax over the K slots. True: one softmax over all K H
+            pairs of slot and head, so heads compete too, as in SLATE (Singh et al. 2022, arXiv 2110.11405).
+        temperature: divides the logits.
+        kernel: smooths the logits over the grid (SLASH), the same for all slots and heads.
+        points: between GRU and MLP, where each slot says where it is (SLASH). With a truncated gradient, the points of
+            the last iteration alone carry one.
     """
 
     def __init__(
@@ -52,15 +63,28 @@ class SlotAttention(nn.Module):
         hidden_dim: int = 128,
         epsilon: float = 1e-8,
         gradient: Literal["full", "implicit", "bilevel"] = "full",
+        epsilon_in: Literal["numerator", "denominator"] = "numerator",
+        heads: int = 1,
+        compete_across_heads: bool = False,
+        temperature: float = 1.0,
+        kernel: AttentionRefiningKernel | None = None,
+        points: PointGuidance | None = None,
     ) -> None:
         super().__init__()
         if gradient not in ("full", "implicit", "bilevel"):
             raise ValueError(f"gradient must be full, implicit or bilevel, got {gradient!r}.")
+        if epsilon_in not in ("numerator", "denominator"):
+            raise ValueError(f"epsilon_in must be numerator or denominator, got {epsilon_in!r}.")
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {iterations}.")
+        if heads < 1 or dim % heads:
+            raise ValueError(f"dim must be a multiple of heads, got {dim} and {heads}.")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}.")
         token_dim = dim if token_dim is None else token_dim
         self.dim, self.token_dim, self.iterations, self.epsilon = dim, token_dim, iterations, epsilon
-        self.gradient = gradient
+        self.gradient, self.epsilon_in, self.temperature = gradient, epsilon_in, temperature
+        self.heads, self.compete_across_heads = heads, compete_across_heads
         self.norm_tokens = nn.LayerNorm(token_dim, eps=1e-3)
         self.norm_slots = nn.LayerNorm(dim, eps=1e-3)
         self.norm_mlp = nn.LayerNorm(dim, eps=1e-3)
@@ -70,6 +94,8 @@ class SlotAttention(nn.Module):
         self.gru = nn.GRUCell(dim, dim)
         self.mlp = nn.Sequential(nn.Linear(dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, dim))
         self._initialise()
+        self.kernel = kernel
+        self.points = points
 
     def _initialise(self) -> None:
         glorot_(self)
@@ -79,31 +105,67 @@ class SlotAttention(nn.Module):
         nn.init.zeros_(self.gru.bias_hh)
 
     def forward(
-        self, features: Features, slots: Tensor, iterations: int | None = None, hints: Hints | None = None
+        self,
+        features: Features,
+        slots: Tensor,
+        iterations: int | None = None,
+        hints: Hints | None = None,
+        valid: Tensor | None = None,
     ) -> Slots:
-        """tokens (B N F), initial slots (B K D) -> vectors (B K D), masks (B K h w): the last A."""
-        self._check(features, slots)
-        tokens = self.norm_tokens(features.tokens)
+        """tokens (B N F), initial slots (B K D) -> vectors (B K D), masks (B K h w): the last A, summed over heads and
+        made to sum to one over K.
+
+        `hints` are for `points`. Slots that are not `valid` (B K) win nothing and take nothing from the others; at
+        least one of an image must be valid.
+        """
+        self._check(features, slots, valid)
         count = self.iterations if iterations is None else iterations
         if count < 1:
             raise ValueError(f"iterations must be at least 1, got {count}.")
+        tokens = self.norm_tokens(features.tokens)
+        keys = None if self.kernel is None else self.kernel(tokens, features.grid)
+        trace = PointTrace(hints, valid)
         if self.gradient != "full" and count > 1:
             with torch.no_grad():
-                settled, _ = self._iterate(tokens, slots, count - 1)
+                settled, _ = self._iterate(tokens, keys, slots, count - 1, trace)
             slots = settled + (slots - slots.detach()) if self.gradient == "bilevel" else settled
             count = 1
-        slots, attention = self._iterate(tokens, slots, count)
-        return Slots.of(slots, attention.unflatten(-1, features.grid))
+        slots, attention = self._iterate(tokens, keys, slots, count, trace)
+        found = Slots.of(slots, attention.unflatten(-1, features.grid))
+        return Slots(found.vectors, found.masks, found.valid if valid is None else valid, trace.notes())
 
-    def _iterate(self, tokens: Tensor, slots: Tensor, count: int) -> tuple[Tensor, Tensor]:
-        """`count` iterations on normalised tokens: slots (B K D) and the last A (B K N)."""
-        competition = Competition(tokens, self.epsilon)
+    def _iterate(
+        self, tokens: Tensor, keys: Tensor | None, slots: Tensor, count: int, trace: PointTrace
+    ) -> tuple[Tensor, Tensor]:
+        """`count` iterations on normalised tokens: slots (B K D) and the last A of all heads together (B K N)."""
+        competitions = 1 if self.compete_across_heads else self.heads
+        rules = Rules(self.epsilon, self.epsilon_in == "denominator", competitions)
+        rows = None if trace.valid is None else trace.valid.repeat(1, self.heads)
+        competition = Competition(tokens, rules, keys, rows)
         for _ in range(count):
-            query = self.query(self.norm_slots(slots)) * self.dim**-0.5
-            attention, pooled = competition(query @ self.key.weight)  # (B K N), (B K F)
-            slots = self._gru(self.value(pooled), slots)
+            attention, pooled = competition(self._fold_keys(self.norm_slots(slots)))  # (B HK N), (B HK F)
+            slots = self._gru(self._fold_values(pooled), slots)
+            if self.points is not None:
+                slots = self.points(slots, trace)
             slots = slots + self.mlp(self.norm_mlp(slots))
-        return slots, attention
+        return slots, attention.unflatten(1, (self.heads, -1)).sum(dim=1) / competitions
+
+    def _fold_keys(self, slots: Tensor) -> Tensor:
+        """slots (B K D) -> Q Wk^T of every head (B HK F)."""
+        query: Tensor = self.query(slots) * ((self.dim // self.heads) ** -0.5 / self.temperature)
+        weight: Tensor = self.key.weight
+        if self.heads == 1:
+            return query @ weight
+        query, weight = query.unflatten(-1, (self.heads, -1)), weight.unflatten(0, (self.heads, -1))
+        return torch.einsum("bkhd,hdf->bhkf", query, weight).flatten(1, 2)
+
+    def _fold_values(self, pooled: Tensor) -> Tensor:
+        """pooled tokens of every head (B HK F) -> updates (B K D)."""
+        weight: Tensor = self.value.weight
+        if self.heads == 1:
+            return pooled @ weight.mT
+        weight = weight.unflatten(0, (self.heads, -1))
+        return torch.einsum("bhkf,hdf->bkhd", pooled.unflatten(1, (self.heads, -1)), weight).flatten(2)
 
     def _gru(self, update: Tensor, slots: Tensor) -> Tensor:
         """GRUCell written as matrix products over (B K D), so that a compiler fuses the gates without graph breaks."""
@@ -115,7 +177,7 @@ class SlotAttention(nn.Module):
         new = torch.tanh(new_in + reset * new_state)
         return torch.lerp(new.to(slots.dtype), slots, keep.to(slots.dtype))
 
-    def _check(self, features: Features, slots: Tensor) -> None:
+    def _check(self, features: Features, slots: Tensor, valid: Tensor | None) -> None:
         tokens, (height, width) = features.tokens, features.grid
         if tokens.ndim != 3 or tokens.shape[-1] != self.token_dim or tokens.shape[1] != height * width:
             raise ValueError(
@@ -128,3 +190,5 @@ class SlotAttention(nn.Module):
             raise ValueError(
                 f"{slots.shape[1]} slots cannot share {tokens.shape[1]} tokens; use fewer slots or a finer grid."
             )
+        if valid is not None and (valid.shape != slots.shape[:2] or valid.dtype != torch.bool):
+            raise ValueError(f"valid must be bool {tuple(slots.shape[:2])}, got {valid.dtype} {tuple(valid.shape)}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,46 +12,95 @@ from torch.autograd.function import once_differentiable
 from ocl.shapes import softmax_over_slots
 
 
-def attend(query: Tensor, tokens: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """Plain form: query (B K F) and tokens (B N F) -> attention A (B K N) float32, pooled W X^ (B K F).
+@dataclass(frozen=True)
+class Rules:
+    """How R rows (slots, or the heads of slots, head by head) share the tokens.
 
-    A = softmax over K of query tokens^T; W = (A + epsilon) / sum over N of (A + epsilon).
+    epsilon:      keeps a row that wins nothing from dividing zero by zero.
+    in_sum:       where epsilon goes. False: (A + epsilon) / sum over N of (A + epsilon), so that such a row pools the
+                  mean of all tokens. True: A / (sum over N of A + epsilon), so that it pools next to nothing.
+    competitions: the rows are cut into that many equal runs; a softmax runs over each, independently of the others.
     """
-    attention = softmax_over_slots(query @ tokens.mT)
-    weights = attention + epsilon
-    weights = weights / weights.sum(dim=-1, keepdim=True)
-    return attention, weights.to(tokens.dtype) @ tokens
+
+    epsilon: float
+    in_sum: bool = False
+    competitions: int = 1
+
+    def attention(self, logits: Tensor, valid: Tensor | None) -> Tensor:
+        """logits (B R N), valid (B R) -> A (B R N) in float32 at least; rows that are not valid win nothing."""
+        if valid is not None:
+            logits = logits.masked_fill(~valid[:, :, None], torch.finfo(logits.dtype).min)
+        return softmax_over_slots(logits.reshape(-1, logits.shape[1] // self.competitions, logits.shape[2])).view(
+            logits.shape
+        )
+
+    def weights(self, attention: Tensor) -> tuple[Tensor, Tensor]:
+        """A (B R N) -> W (B R N) and what it was divided by (B R 1)."""
+        raised = attention if self.in_sum else attention + self.epsilon
+        total = raised.sum(dim=-1, keepdim=True)
+        if self.in_sum:
+            total = total + self.epsilon
+        return raised / total, total
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor, rules: Rules, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Plain form: query (B R F), keys and values (B N F) -> attention A (B R N) float32, pooled W values (B R F).
+
+    A = softmax of query keys^T over the rows that compete; W = A, normalised over N.
+    """
+    attention = rules.attention(query @ keys.mT, valid)
+    weights, _ = rules.weights(attention)
+    return attention, weights.to(values.dtype) @ values
 
 
 class Competition:
-    """`attend` over one token tensor, several times in a row.
+    """`attend` over the same tokens, several times in a row.
 
     Autograd would form one (B N F) gradient per use of the tokens, 2 T in all, and add them up; every one is an outer
-    product of rank K. Here each backward step only notes its two factors, and the last step forms
-    [dL_1; W_1; ...; dL_T; W_T]^T [Q_1; dP_1; ...; Q_T; dP_T] in one product of rank 2 T K: the same sum in one pass.
+    product of rank R. Here each backward step only notes its two factors, and the last step forms
+    [dL_1; W_1; ...; dL_T; W_T]^T [Q_1; dP_1; ...; Q_T; dP_T] in one product of rank 2 T R: the same sum in one pass.
+    Where logits are made of other tokens than those pooled (`keys`), each kind has its own ledger, of rank T R.
 
-    The plain form serves where the ledger cannot: under a compiler (which fuses it anyway), under autocast, and where
-    the tokens need no gradient.
+    The plain form serves where the ledger cannot: under a compiler (which fuses it anyway), under autocast, in half
+    precision, and where the tokens need no gradient.
+
+    Args:
+        tokens: (B N F), what is pooled.
+        rules: how the rows share them.
+        keys: (B N F), what logits are made of; `tokens` where None.
+        valid: (B R) bool, rows that take part; all where None.
     """
 
-    def __init__(self, tokens: Tensor, epsilon: float) -> None:
-        autocast = torch.is_autocast_enabled(tokens.device.type)
+    def __init__(self, tokens: Tensor, rules: Rules, keys: Tensor | None = None, valid: Tensor | None = None) -> None:
+        kind = tokens.device.type
+        autocast = torch.is_autocast_enabled(kind)
         self.deferred = (
-            torch.is_grad_enabled() and tokens.requires_grad and not autocast and not torch.compiler.is_compiling()
+            torch.is_grad_enabled()
+            and tokens.requires_grad
+            and tokens.dtype in (torch.float32, torch.float64)
+            and not autocast
+            and not torch.compiler.is_compiling()
         )
-        self.epsilon = epsilon
-        self.ledger = _Ledger()
-        if self.deferred:
-            self.tokens: Tensor = _CollectTokenGradient.apply(tokens, self.ledger)  # type: ignore[no-untyped-call]
-        else:
+        self.rules, self.valid = rules, valid
+
+        def prepared(tokens: Tensor) -> tuple[Tensor, _Ledger]:
+            ledger = _Ledger()
+            if self.deferred:
+                return _CollectTokenGradient.apply(tokens, ledger), ledger  # type: ignore[no-untyped-call]
             # Autocast would otherwise cast the tokens again in each of the 2 T products.
-            self.tokens = tokens.to(torch.get_autocast_dtype(tokens.device.type)) if autocast else tokens
+            return tokens.to(torch.get_autocast_dtype(kind)) if autocast else tokens, ledger
+
+        self.values = prepared(tokens)
+        self.keys = self.values if keys is None else prepared(keys)
 
     def __call__(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """query (B K F) -> attention (B K N) float32, pooled (B K F)."""
+        """query (B R F) -> attention (B R N) float32, pooled (B R F)."""
+        (keys, key_ledger), (values, value_ledger) = self.keys, self.values
         if not self.deferred:
-            return attend(query, self.tokens, self.epsilon)
-        result: tuple[Tensor, Tensor] = _Attend.apply(query, self.tokens, self.epsilon, self.ledger)  # type: ignore[no-untyped-call]
+            return attend(query, keys, values, self.rules, self.valid)
+        result: tuple[Tensor, Tensor] = _Attend.apply(  # type: ignore[no-untyped-call]
+            query, keys, values, self.rules, self.valid, key_ledger, value_ledger
+        )
         return result
 
 
@@ -88,40 +138,49 @@ class _CollectTokenGradient(torch.autograd.Function):
         factors = ctx.ledger.take()
         if not factors:
             return gradient, None
-        left = torch.cat([left for left, _ in factors], dim=1)  # (B 2TK N)
-        right = torch.cat([right for _, right in factors], dim=1)  # (B 2TK F)
+        left = torch.cat([left for left, _ in factors], dim=1)  # (B 2TR N)
+        right = torch.cat([right for _, right in factors], dim=1)  # (B 2TR F)
         collected = left.mT @ right
         return collected if gradient is None else collected + gradient, None
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, tokens: Tensor, epsilon: float, ledger: _Ledger) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any,
+        query: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        rules: Rules,
+        valid: Tensor | None,
+        key_ledger: _Ledger,
+        value_ledger: _Ledger,
+    ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        attention = (query @ tokens.mT).softmax(dim=1)
-        weights = attention + epsilon
-        total = weights.sum(dim=-1, keepdim=True)
-        weights = weights / total
-        pooled = weights @ tokens
-        ctx.save_for_backward(query, tokens, attention, weights, total, pooled)
-        ctx.ledger = ledger
+        attention = rules.attention(query @ keys.mT, valid)
+        weights, total = rules.weights(attention)
+        pooled = weights @ values
+        ctx.save_for_backward(query, keys, values, attention, weights, total, pooled)
+        ctx.competitions, ctx.key_ledger, ctx.value_ledger = rules.competitions, key_ledger, value_ledger
         return attention, pooled
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(
         ctx: Any, d_attention: Tensor | None, d_pooled: Tensor | None
-    ) -> tuple[Tensor | None, None, None, None]:
-        query, tokens, attention, weights, total, pooled = ctx.saved_tensors
+    ) -> tuple[Tensor | None, None, None, None, None, None, None]:
+        query, keys, values, attention, weights, total, pooled = ctx.saved_tensors
         if d_pooled is not None:
-            ctx.ledger.note(weights, d_pooled)
-            # d weights = d_pooled tokens^T; its mean under `weights` is d_pooled . pooled, so no second reduction.
+            ctx.value_ledger.note(weights, d_pooled)
+            # d weights = d_pooled values^T; its mean under `weights` is d_pooled . pooled, so no second reduction.
             through_mean = (d_pooled * pooled).sum(dim=-1, keepdim=True)
-            through_weights = torch.baddbmm(through_mean, d_pooled, tokens.mT, beta=-1).div_(total)
+            through_weights = torch.baddbmm(through_mean, d_pooled, values.mT, beta=-1).div_(total)
             d_attention = through_weights if d_attention is None else through_weights.add_(d_attention)
         if d_attention is None:
-            return None, None, None, None
-        weighted = d_attention * attention
+            return None, None, None, None, None, None, None
+        runs = (-1, attention.shape[1] // ctx.competitions, attention.shape[2])  # one softmax in each
+        attention, weighted = attention.view(runs), (d_attention * attention).view(runs)
         d_logits = torch.addcmul(weighted, attention, weighted.sum(dim=1, keepdim=True), value=-1)
-        ctx.ledger.note(d_logits, query)
-        return d_logits @ tokens, None, None, None
+        d_logits = d_logits.view_as(weights)
+        ctx.key_ledger.note(d_logits, query)
+        return d_logits @ keys, None, None, None, None, None, None
