@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,13 @@ def shorten_discover(content: dict[str, Any]) -> list[str]:
     return [*fewer("dataset", content["dataset"]), "--batch_size=8"]
 
 
+def shorten_benchmark(content: dict[str, Any]) -> list[str]:
+    Path("configs").symlink_to(ROOT / "configs")  # the arms name files there
+    fits = [shorten_fit(read(ROOT / arm["config"])) for arm in content["arms"]]
+    assert all(fit == fits[0] for fit in fits), "the arms of one benchmark are shortened alike"
+    return [f"--arguments={json.dumps(fits[0])}", "--seeds=[0]", "--images=4", "--processes=2"]
+
+
 def shorten_ppo(content: dict[str, Any]) -> list[str]:
     return ["--world.init_args.num_envs=8", "--ppo.n_steps=16", "--ppo.batch_size=64", "--total_steps=256"]
 
@@ -155,6 +163,13 @@ def check_discover(content: dict[str, Any]) -> None:
     assert all(0 < value <= 1 for value in best.values())
 
 
+def check_benchmark(content: dict[str, Any]) -> None:
+    rows = read_json(Path(content["folder"]) / "results.json")
+    assert {(row["name"], row["set"]) for row in rows} == {(arm["name"], arm["set"]) for arm in content["arms"]}
+    assert all(row["step"] == STEPS for row in rows)
+    assert all(-1 <= row["value"] <= 1 for row in rows if row["measure"] == "foreground_ari")
+
+
 def check_ppo(content: dict[str, Any]) -> None:
     folder = Path(content["folder"])
     rows = list(csv.DictReader((folder / "progress.csv").open()))
@@ -177,6 +192,7 @@ COMMANDS = {
     ("ocl", "extract"): (shorten_extract, check_extract),
     ("ocl", "probe"): (shorten_probe, check_probe),
     ("ocl", "discover"): (shorten_discover, check_discover),
+    ("ocl", "benchmark"): (shorten_benchmark, check_benchmark),
     ("rl-probes", "ppo"): (shorten_ppo, check_ppo),
     ("rl-probes", "collect"): (shorten_collect, check_collect),
 }

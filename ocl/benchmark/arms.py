@@ -77,7 +77,7 @@ class Job:
         """
         training, path = self.training(), self.folder / JOB
         begun = (self.folder / "model").exists() or (self.folder / "checkpoints").exists()
-        if begun and (not path.is_file() or read_json(path)["training"] != training):
+        if begun and (not path.is_file() or read_json(path).get("training") != training):
             raise ValueError(
                 f"{self.folder} holds a run of {self.name} with another configuration (see its {JOB}); name another "
                 "folder for this benchmark, or delete that run."

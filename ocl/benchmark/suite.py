@@ -60,9 +60,8 @@ def benchmark(
     every = jobs(arms, seeds, folder, arguments)
     for job in every:
         job.prepare(protocol, images)
-    errors = _train([job for job in every if job.result() is None], len(every), processes, ray)
-    rows = [row for job in every for row in _rows(job)]
-    write_json(folder / "results.json", rows)
+    errors = _train(every, folder / "results.json", processes, ray)
+    rows = _rows(every)
     write_manifest(
         folder,
         config=[job.training() | {"name": job.name, "set": job.set} for job in every],
@@ -89,26 +88,35 @@ def benchmark(
     return rows
 
 
-def _train(missing: Sequence[Job], total: int, processes: int, ray: bool) -> dict[Job, str]:
-    """Run what is missing behind one bar; returns the errors of those that failed."""
+def _train(every: Sequence[Job], results: Path, processes: int, ray: bool) -> dict[Job, str]:
+    """Run what is missing behind one bar, keeping `results` up to date; returns the errors of the runs that had one."""
+    missing = [job for job in every if job.result() is None]
     errors: dict[Job, str] = {}
+    write_json(results, _rows(every))
     columns = (BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Bar(*columns) as bar:
-        task = bar.add_task("", total=total, completed=total - len(missing))
+        task = bar.add_task("", total=len(every), completed=len(every) - len(missing))
         for running, ended in over_ray(missing) if ray else locally(missing, processes):
-            errors |= {job: error for job, error in ended.items() if error is not None}
+            for job, error in ended.items():
+                errors |= {} if error is None else {job: error}
+                bar.console.print(f"{job.title}: {'done' if error is None else '[bold red]ended with an error'}")
+            if ended:
+                write_json(results, _rows(every))
             names = ", ".join(f"{job.title} (step {last_step(job)})" for job in running if job not in ended)
             bar.update(task, advance=len(ended), description=names)
     return errors
 
 
-def _rows(job: Job) -> list[Row]:
-    result = job.result()
-    if result is None:
-        return []
-    what = {"name": job.name, "set": job.set, "seed": job.seed}
-    about = {"protocol": result["evaluation"]["protocol"], "step": result["step"], "minutes": result["minutes"]}
-    return [what | {"measure": name, "value": value} | about for name, value in result["measures"].items()]
+def _rows(every: Sequence[Job]) -> list[Row]:
+    """The rows of all runs that are finished."""
+    rows = []
+    for job in every:
+        if (result := job.result()) is None:
+            continue
+        what = {"name": job.name, "set": job.set, "seed": job.seed}
+        about = {"protocol": result["evaluation"]["protocol"], "step": result["step"], "minutes": result["minutes"]}
+        rows += [what | {"measure": name, "value": value} | about for name, value in result["measures"].items()]
+    return rows
 
 
 def _draw_failures(
