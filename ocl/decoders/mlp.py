@@ -44,9 +44,9 @@ class MLPDecoder(nn.Module):
         if slots.ndim != 3 or slots.shape[-1] != self.dim:
             raise ValueError(f"slots must be (B, K, {self.dim}), got {tuple(slots.shape)}.")
         from_position = F.linear(self.position, self.first.weight)  # (N H)
-        hidden = F.relu(self.first(slots).unsqueeze(2) + from_position)  # (B K N H)
+        hidden = F.relu_(self.first(slots).unsqueeze(2) + from_position)  # (B K N H)
         for layer in self.hidden:
-            hidden = F.relu(layer(hidden))
+            hidden = F.relu_(layer(hidden))
         masks = softmax_over_slots(self.alpha(hidden).squeeze(-1), keep)  # (B K N)
         mixed = torch.einsum("bkn,bknh->bnh", masks.to(hidden.dtype), hidden)
         return Decoded(self.features(mixed), masks.unflatten(-1, self.grid))

@@ -47,9 +47,9 @@ class PatchDecoder(nn.Module):
         if slots.ndim != 3 or slots.shape[-1] != self.dim:
             raise ValueError(f"slots must be (B, K, {self.dim}), got {tuple(slots.shape)}.")
         from_position = F.linear(self.position().flatten(1).mT, self.first.weight)  # (N hidden)
-        hidden = F.relu(self.first(slots).unsqueeze(2) + from_position)  # (B K N hidden)
+        hidden = F.relu_(self.first(slots).unsqueeze(2) + from_position)  # (B K N hidden)
         for layer in self.hidden:
-            hidden = F.relu(layer(hidden))
+            hidden = F.relu_(layer(hidden))
         painted = self.output(hidden)  # (B K N 4pp)
         # Mix patches first and move pixels to their places after: K times fewer pixels to move.
         painted = rearrange(painted, "b k n (c q) -> b k n c q", c=4)
