@@ -43,12 +43,20 @@ class Rules:
         return raised / total, total
 
 
-def attend(query: Tensor, keys: Tensor, values: Tensor, rules: Rules, valid: Tensor | None) -> tuple[Tensor, Tensor]:
+def attend(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    rules: Rules,
+    valid: Tensor | None,
+    bias: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
     """Plain form: query (B R F), keys and values (B N F) -> attention A (B R N) float32, pooled W values (B R F).
 
-    A = softmax of query keys^T over the rows that compete; W = A, normalised over N.
+    A = softmax of query keys^T + bias (B R N) over the rows that compete; W = A, normalised over N.
     """
-    attention = rules.attention(query @ keys.mT, valid)
+    logits = query @ keys.mT
+    attention = rules.attention(logits if bias is None else logits + bias, valid)
     weights, _ = rules.weights(attention)
     return attention, weights.to(values.dtype) @ values
 
@@ -93,13 +101,13 @@ class Competition:
         self.values = prepared(tokens)
         self.keys = self.values if keys is None else prepared(keys)
 
-    def __call__(self, query: Tensor) -> tuple[Tensor, Tensor]:
-        """query (B R F) -> attention (B R N) float32, pooled (B R F)."""
+    def __call__(self, query: Tensor, bias: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """query (B R F), and what is added to the logits (B R N) -> attention (B R N) float32, pooled (B R F)."""
         (keys, key_ledger), (values, value_ledger) = self.keys, self.values
         if not self.deferred:
-            return attend(query, keys, values, self.rules, self.valid)
+            return attend(query, keys, values, self.rules, self.valid, bias)
         result: tuple[Tensor, Tensor] = _Attend.apply(  # type: ignore[no-untyped-call]
-            query, keys, values, self.rules, self.valid, key_ledger, value_ledger
+            query, bias, keys, values, self.rules, self.valid, key_ledger, value_ledger
         )
         return result
 
@@ -149,6 +157,7 @@ class _Attend(torch.autograd.Function):
     def forward(
         ctx: Any,
         query: Tensor,
+        bias: Tensor | None,
         keys: Tensor,
         values: Tensor,
         rules: Rules,
@@ -157,7 +166,8 @@ class _Attend(torch.autograd.Function):
         value_ledger: _Ledger,
     ) -> tuple[Tensor, Tensor]:
         ctx.set_materialize_grads(False)
-        attention = rules.attention(query @ keys.mT, valid)
+        logits = query @ keys.mT
+        attention = rules.attention(logits if bias is None else logits + bias, valid)
         weights, total = rules.weights(attention)
         pooled = weights @ values
         ctx.save_for_backward(query, keys, values, attention, weights, total, pooled)
@@ -168,7 +178,7 @@ class _Attend(torch.autograd.Function):
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(
         ctx: Any, d_attention: Tensor | None, d_pooled: Tensor | None
-    ) -> tuple[Tensor | None, None, None, None, None, None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None, None, None, None, None]:
         query, keys, values, attention, weights, total, pooled = ctx.saved_tensors
         if d_pooled is not None:
             ctx.value_ledger.note(weights, d_pooled)
@@ -177,10 +187,10 @@ class _Attend(torch.autograd.Function):
             through_weights = torch.baddbmm(through_mean, d_pooled, values.mT, beta=-1).div_(total)
             d_attention = through_weights if d_attention is None else through_weights.add_(d_attention)
         if d_attention is None:
-            return None, None, None, None, None, None, None
+            return None, None, None, None, None, None, None, None
         runs = (-1, attention.shape[1] // ctx.competitions, attention.shape[2])  # one softmax in each
         attention, weighted = attention.view(runs), (d_attention * attention).view(runs)
         d_logits = torch.addcmul(weighted, attention, weighted.sum(dim=1, keepdim=True), value=-1)
         d_logits = d_logits.view_as(weights)
         ctx.key_ledger.note(d_logits, query)
-        return d_logits @ keys, None, None, None, None, None, None
+        return d_logits @ keys, d_logits if ctx.needs_input_grad[1] else None, None, None, None, None, None, None
