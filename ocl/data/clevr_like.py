@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -10,41 +9,60 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ocl.data import clevr_stage as stage
 from ocl.data.clevr_placement import RADII, SIZES, place
 from ocl.data.ray_caster import KINDS, Hits, Solids, cast
 from ocl.data.ray_shading import Scene, radiance
 from ocl.data.scenes import Scenes
+from ocl.data.sprites import seen
 
 COLORS = ("gray", "red", "blue", "green", "brown", "purple", "cyan", "yellow")
 RGB = np.array(
-    [(87, 87, 87), (173, 35, 35), (42, 75, 215), (29, 105, 20), (129, 74, 25), (129, 38, 192), (41, 208, 208)]
-    + [(255, 238, 51)]
+    [
+        *([87, 87, 87], [173, 35, 35], [42, 75, 215], [29, 105, 20]),
+        *([129, 74, 25], [129, 38, 192], [41, 208, 208], [255, 238, 51]),
+    ]
 )
+"""(8 3) in 0..255. Like Blender, the renderer takes these as linear; the image is brighter by `GAMMA`."""
 MATERIALS = ("rubber", "metal")
-
-EYE, EYE_JITTER = np.array([7.48113, -6.50764, 5.34367]), 0.5
-"""The camera looks at the origin from here, give or take the jitter in each coordinate."""
-FOCAL, MIDDLE = 320 * 35 / 32 / 192, (0.5, (120 - 29) / 192)
-"""In units of the image's side: a lens of 35 mm before a sensor of 32 mm draws 320 x 240 pixels, of which the usual crop
-keeps rows 29..220 and columns 64..255. `MIDDLE` is where the camera looks."""
-SIDE = 192
-"""Side of that crop; the least number of visible pixels counts in its pixels."""
-
-LAMPS = np.array([(11.6608, -6.62799, 25.8232), (6.44671, -2.90517, 4.2584), (-4.67112, -4.0136, 3.01122), (-1.1685, 2.64602, 5.81574)])
-LAMP_JITTER = np.array([0.0, 1.0, 1.0, 1.0])[:, None]
-LAMP_COLORS = np.array([(1, 1, 1), (1, 0.93, 0.82), (0.76, 0.82, 1), (1, 1, 1)])
-LAMP_POWERS = np.array([0.45 * 870, 100 / np.pi, 30 / np.pi, 50 / np.pi])[:, None]
-LAMP_RADII = (2.9, 0.25, 0.25, 0.5)
-EXPOSURE = 1.4
-
 GAMMA = 2.2
+
 ATTEMPTS = 1000
-PAIRS_AT_ONCE = {"cpu": 2**20}
-"""Pairs of a ray and a solid that are looked at together: what stays in a cache."""
+AT_ONCE = 8
+"""Scenes drawn together; when fewer are left, several attempts of each, of which the first good one counts."""
+RAYS_AT_ONCE = 2**17
+"""On a CPU, what fits into its cache; other devices take all at once."""
+
+Arrays = dict[str, NDArray[Any]]
 
 
 class ClevrLikeScenes(Scenes):
-    """todo"""
+    """Three to ten cubes, spheres and cylinders, matt or of metal, with shadows and occlusion, seen from above.
+
+    Numbers, places, attributes, colours, camera and jitters follow the public generator of CLEVR (Johnson et al., CVPR
+    2017), and the image is the usual central crop. It is not CLEVR. Rays are followed over one mirror only; shadows are
+    softened by a rule instead of sampled; edges are rounded in the shading but not in outline; nothing is smoothed; the
+    ground is one grey; materials are Lambert's and Phong's. A cube's side is that of the square inside its circle,
+    and it rests on the ground, whereas published scene files list its centre as high as that of the other shapes. The
+    least number of visible pixels counts inside the crop, so that every object is seen; in CLEVR the crop cuts some away.
+
+    Attributes: "position" (n M 2), where the centre appears as (x, y) in [0, 1], a little outside for an object that
+    the border cuts; "position_3d" (n M 3), the centre on the ground plane and its height; "shape", "color", "material"
+    and "size" (n M), named in `categories`; "angle" (n M), radians about the vertical, which only shows on cubes.
+    Columns beyond the scene's number of objects are invisible and zero.
+
+    Args:
+        size, seed, block: see `Scenes`.
+        image_size: pixels along each side.
+        num_objects: the least and the most objects in a scene, each number equally likely; (3, 6) is CLEVR6-like.
+        min_pixels: a scene in which an object shows fewer is drawn anew. Counts pixels of a 320 x 240 image, whatever
+            the size rendered; 0 lets objects be hidden.
+        device: where rays are cast, such as "cuda". On one device items depend on the seed only; another may round
+            pixels differently.
+
+    Raises:
+        ValueError: a number out of range, or no scene that fulfils all of this was found.
+    """
 
     categories: ClassVar[dict[str, tuple[str, ...]]] = {
         "shape": KINDS,
@@ -66,72 +84,110 @@ class ClevrLikeScenes(Scenes):
     ) -> None:
         super().__init__(size, seed, block)
         least, most = num_objects
-        if not 1 <= least <= most <= 255:
-            raise ValueError(f"ClevrLikeScenes: num_objects must be 1 <= least <= most <= 255, got {tuple(num_objects)}.")
+        if not 1 <= least <= most <= 12:
+            raise ValueError(f"ClevrLikeScenes: num_objects must be 1 <= least <= most <= 12, got {tuple(num_objects)}.")
+        if not 1 <= image_size <= 2**12:
+            raise ValueError(f"ClevrLikeScenes: image_size must be in 1..4096 pixels, got {image_size}.")
+        if not min_pixels >= 0:
+            raise ValueError(f"ClevrLikeScenes: min_pixels must be at least 0, got {min_pixels}.")
         self.image_size, self.max_objects, self.least_objects = (image_size, image_size), most, least
-        self.min_pixels = min_pixels
-        self.device = device
+        self.min_pixels, self.device = min_pixels, device
 
-    def generate(self, generator: np.random.Generator, count: int) -> dict[str, NDArray[Any]]:
+    def generate(self, generator: np.random.Generator, count: int) -> Arrays:
         number = generator.integers(self.least_objects, self.max_objects + 1, size=count)
-        number = np.sort(number)
-        eye = EYE + EYE_JITTER * generator.uniform(-1, 1, size=(count, 3))
-        lamps = LAMPS + LAMP_JITTER * generator.uniform(-1, 1, size=(count, *LAMPS.shape))
-        size, shape, color, material = (np.zeros((count, self.max_objects), dtype=np.int64) for _ in range(4))
-        position, angle = np.zeros((count, self.max_objects, 3)), np.zeros((count, self.max_objects))
-        present = np.arange(self.max_objects) < number[:, None]
-        label = torch.empty(count, self.image_size[0] ** 2, dtype=torch.long, device=self.device)
-        depth = torch.empty(label.shape, device=self.device)
-        waiting = np.arange(count)
-        rounds = 0
-        while len(waiting):
-            rows = np.repeat(waiting, max(1, 8 // len(waiting)))
-            many = (len(rows), self.max_objects)
-            s, xy = place(generator, number[rows], self.max_objects)
-            k = generator.integers(0, len(KINDS), size=many)
-            a = generator.uniform(0, 2 * np.pi, size=many)
-            half = np.array(RADII)[s] / np.where(k == 0, 2**0.5, 1)
-            xyz = np.concatenate([xy, half[..., None]], -1)
-            solids = Solids(*(torch.as_tensor(v, device=self.device) for v in (k, xyz.astype(np.float32), half.astype(np.float32), a.astype(np.float32), present[rows])))
-            for i in range(0, len(rows), 8):
-                part = slice(i, i + 8)
-                m = int(number[rows[part]].max())
-                sub = Solids(*(v[part, :m] for v in vars(solids).values()))
-                o, d = self.rays(eye[rows[part]])
-                hits = cast(sub, o, d)
-                counts = torch.stack([(hits.label == j + 1).sum(1) for j in range(m)], 1).cpu().numpy()
-                ok = ((counts >= self.min_pixels * (self.image_size[0] / SIDE) ** 2) | ~present[rows[part], :m]).all(1)
-                for j in range(len(ok)):
-                    r = rows[i + j]
-                    if ok[j] and r in waiting:
-                        size[r], shape[r], angle[r], position[r] = s[i + j], k[i + j], a[i + j], xyz[i + j]
-                        label[r], depth[r] = hits.label[j], hits.depth[j]
-                        waiting = waiting[waiting != r]
-            rounds += 1
-        color = generator.integers(0, 8, size=color.shape)
-        material = generator.integers(0, 2, size=color.shape)
-        images = np.empty((count, 3, *self.image_size), np.uint8)
-        half = position[..., 2]
-        f = lambda v: torch.as_tensor(v.astype(np.float32), device=self.device)
-        for i in range(0, count, 6):
-            p = slice(i, i + 6)
-            m = int(number[p].max())
-            scene = Scene(
-                Solids(torch.as_tensor(shape[p, :m]), f(position[p, :m]), f(half[p, :m]), f(angle[p, :m]), torch.as_tensor(present[p, :m])),
-                f(RGB[color[p, :m]] / 255), torch.as_tensor(material[p, :m] == 1), f(lamps[p]), f(EXPOSURE * LAMP_POWERS * LAMP_COLORS), torch.tensor(LAMP_RADII))
-            o, d = self.rays(eye[p])
-            light = radiance(scene, o, d, Hits(label[p], depth[p]))
-            images[p] = (255 * light.clamp(0, 1) ** (1 / GAMMA)).round().to(torch.uint8).view(-1, 3, *self.image_size).cpu().numpy()
-        return {"images": images, "segmentation": label.view(count, *self.image_size).to(torch.uint8).cpu().numpy(), "visible": present, "shape": shape, "color": color}
+        eye, lamps = stage.draw_eyes(generator, count), stage.draw_lamps(generator, count)
+        objects, hits = self._arrange(generator, number, eye)
+        for name, names in (("color", COLORS), ("material", MATERIALS)):
+            objects[name] = generator.integers(0, len(names), size=objects["shape"].shape)
+        images = self._render(number, objects, eye, lamps, hits)
+        segmentation = hits.label.view(count, *self.image_size).cpu().numpy()
+        objects["position"] = stage.project(eye, objects["position_3d"]).astype(np.float32)
+        for values in objects.values():
+            values[np.arange(self.max_objects) >= number[:, None]] = 0
+        visible = seen(segmentation, self.max_objects)
+        return {"images": images, "segmentation": segmentation, "visible": visible, **objects}
 
-    def rays(self, eye):
-        eye = torch.as_tensor(eye.astype(np.float32), device=self.device)
-        forward = -eye / eye.norm(dim=1, keepdim=True)
-        right = torch.linalg.cross(forward, forward.new_tensor((0.0, 0.0, 1.0)).expand_as(forward))
-        right = right / right.norm(dim=1, keepdim=True)
-        up = torch.linalg.cross(right, forward)
-        place = (torch.arange(self.image_size[0], device=eye.device) + 0.5) / self.image_size[0]
-        y, x = torch.meshgrid((MIDDLE[1] - place) / FOCAL, (place - MIDDLE[0]) / FOCAL, indexing="ij")
-        plane = torch.stack([x, y, torch.ones_like(x)]).view(3, -1)
-        direction = torch.stack([right, up, forward], 2) @ plane
-        return eye[:, :, None], direction / direction.norm(dim=1, keepdim=True)
+    def _arrange(
+        self, generator: np.random.Generator, number: NDArray[np.int64], eye: stage.Floats
+    ) -> tuple[Arrays, Hits]:
+        """Draw objects (n M ...), anew until each shows enough pixels -> them, and what the camera's rays meet (n P)."""
+        count, rays = len(number), self.image_size[0] ** 2
+        objects = self._draw(generator, number)
+        label = torch.empty(count, rays, dtype=torch.uint8, device=self.device)
+        depth = torch.empty(count, rays, device=self.device)
+        waiting = np.arange(count)
+        for _ in range(ATTEMPTS):
+            rows = np.repeat(waiting, max(1, AT_ONCE // len(waiting)))
+            drawn = self._draw(generator, number[rows])
+            labels, depths, good = self._cast(number[rows], drawn, eye[rows])
+            done, first = np.unique(rows[good], return_index=True)
+            first = np.flatnonzero(good)[first]
+            for name, values in drawn.items():
+                objects[name][done] = values[first]
+            label[done], depth[done] = labels[first], depths[first]
+            waiting = np.setdiff1d(waiting, done)
+            if not len(waiting):
+                return objects, Hits(label, depth)
+        raise ValueError(
+            f"ClevrLikeScenes: found no scene in which each of {number[waiting].min()} objects shows "
+            f"{self.min_pixels:g} pixels of 320 x 240; ask for fewer objects or fewer pixels."
+        )
+
+    def _draw(self, generator: np.random.Generator, number: NDArray[np.int64]) -> Arrays:
+        """(n M ...) objects where the rules of placement allow them."""
+        size, position = place(generator, number, self.max_objects)
+        shape = generator.integers(0, len(KINDS), size=size.shape)
+        angle = generator.uniform(0, 2 * np.pi, size=size.shape)
+        half = RADII[size] / np.where(shape == KINDS.index("cube"), 2**0.5, 1)
+        center = np.concatenate([position, half[..., None]], axis=-1)
+        floats = {"position_3d": center, "angle": angle}
+        return {"size": size, "shape": shape, **{name: values.astype(np.float32) for name, values in floats.items()}}
+
+    def _cast(
+        self, number: NDArray[np.int64], objects: Arrays, eye: stage.Floats
+    ) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
+        """Label and depth (n P) of the camera's rays, and (n) whether every object shows enough pixels."""
+        least = self.min_pixels * (self.image_size[0] / stage.CROP) ** 2
+        label = torch.empty(len(number), self.image_size[0] ** 2, dtype=torch.uint8, device=self.device)
+        depth = torch.empty(label.shape, device=self.device)
+        pixels = np.empty((len(number), self.max_objects + 1), dtype=np.int64)
+        for rows in self._chunks(number):
+            hits = cast(self._solids(number, objects, rows), *stage.rays(eye[rows], self.image_size[0], self.device))
+            label[rows], depth[rows] = hits.label.to(torch.uint8), hits.depth
+            first = torch.arange(len(rows), device=self.device)[:, None] * pixels.shape[1]
+            counts = torch.bincount((hits.label + first).view(-1), minlength=len(rows) * pixels.shape[1])
+            pixels[rows] = counts.view(len(rows), -1).cpu().numpy()
+        absent = np.arange(self.max_objects) >= number[:, None]
+        return label, depth, ((pixels[:, 1:] >= least) | absent).all(1)
+
+    def _render(
+        self, number: NDArray[np.int64], objects: Arrays, eye: stage.Floats, lamps: stage.Floats, hits: Hits
+    ) -> NDArray[np.uint8]:
+        """(n 3 H W) images of objects (n M ...) whose hits are known."""
+        images = np.empty((len(number), 3, *self.image_size), dtype=np.uint8)
+        for rows in self._chunks(number):
+            most = number[rows].max()
+            color = torch.as_tensor(RGB[objects["color"][rows, :most]] / 255, dtype=torch.float32, device=self.device)
+            metal = torch.as_tensor(objects["material"][rows, :most] == MATERIALS.index("metal"), device=self.device)
+            scene = Scene(
+                self._solids(number, objects, rows), color, metal, stage.lamps(lamps[rows], self.device)
+            )
+            origin, direction = stage.rays(eye[rows], self.image_size[0], self.device)
+            light = radiance(scene, origin, direction, Hits(hits.label[rows].long(), hits.depth[rows]))
+            light = light.clamp_(0, 1).pow_(1 / GAMMA).mul_(255).round_().to(torch.uint8)
+            images[rows] = light.view(len(rows), 3, *self.image_size).cpu().numpy()
+        return images
+
+    def _solids(self, number: NDArray[np.int64], objects: Arrays, rows: NDArray[np.int64]) -> Solids:
+        """The solids of some scenes, in as many columns as the fullest of them needs."""
+        most = number[rows].max()
+        center = objects["position_3d"][rows, :most]
+        present = np.arange(most) < number[rows, None]
+        arrays = (objects["shape"][rows, :most], center, center[..., 2], objects["angle"][rows, :most], present)
+        return Solids(*(torch.as_tensor(np.ascontiguousarray(values), device=self.device) for values in arrays))
+
+    def _chunks(self, number: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+        """Rows to take together: similar numbers of objects, and on a CPU not more rays than its cache holds."""
+        together = max(1, RAYS_AT_ONCE // self.image_size[0] ** 2) if self.device == "cpu" else len(number)
+        order = np.argsort(number, kind="stable")
+        return [order[first : first + together] for first in range(0, len(order), together)]

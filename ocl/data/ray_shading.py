@@ -5,7 +5,6 @@ Radiance is linear. Letters and layouts are those of `ocl.data.ray_caster`; L is
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -34,22 +33,31 @@ CONTACT = 1e-3
 
 
 @dataclass
+class Lamps:
+    """What lights n scenes.
+
+    position: (n L 3).
+    power:    (L 3) irradiance at distance one.
+    radius:   of each of the L lamps, which softens its shadows; None casts none.
+    """
+
+    position: Tensor
+    power: Tensor
+    radius: tuple[float | None, ...]
+
+
+@dataclass
 class Scene:
     """What stands in n scenes and what lights them.
 
-    color:    (n M 3) in [0, 1], the share of the light that each solid scatters or mirrors.
-    metal:    (n M) bool; the others are matt.
-    lamps:    (n L 3) positions.
-    power:    (L 3) irradiance at distance one.
-    softness: (L) radii of the lamps.
+    color: (n M 3) in [0, 1], the share of the light that each solid scatters or mirrors.
+    metal: (n M) bool; the others are matt.
     """
 
     solids: Solids
     color: Tensor
     metal: Tensor
-    lamps: Tensor
-    power: Tensor
-    softness: Tensor
+    lamps: Lamps
 
 
 def radiance(scene: Scene, origin: Tensor, direction: Tensor, hits: Hits, mirrors: int = 1) -> Tensor:
@@ -63,35 +71,38 @@ def radiance(scene: Scene, origin: Tensor, direction: Tensor, hits: Hits, mirror
     """
     down = direction[:, 2:]
     depth = torch.where(down < 0, -origin[:, 2:] / down.clamp_max(-TINY), torch.inf)
-    ground = origin + direction * depth.clamp_max(FAR)
-    scattered = torch.full_like(direction, AMBIENT)
-    for light, toward in _lamplight(scene, ground, torch.zeros_like(hits.label), mirrors > 0):
-        scattered += light * toward[:, 2:].clamp_min(0)
-    light = torch.where(depth < FAR, GROUND / torch.pi * scattered, SKY)
+    point = origin + direction * depth.clamp_max(FAR)
+    facing = [
+        light * -way[:, 2].clamp_max(0)
+        for light, way in lamplight(scene, point, torch.zeros_like(hits.label), mirrors > 0)
+    ]
+    light = GROUND / torch.pi * (scene.lamps.power.T @ torch.stack(facing, 1) + AMBIENT)
+    light = torch.where(depth < FAR, light, SKY)
 
     solid = Rays(hits.label > 0)
     if solid.most:
-        toward = solid.pack(direction)
-        point = solid.pack(origin.expand_as(direction)) + toward * solid.pack(hits.depth[:, None])
+        heading = solid.pack(direction)
+        point = solid.pack(origin.expand_as(direction)) + heading * solid.pack(hits.depth[:, None])
         label = solid.pack(hits.label[:, None])[:, 0]
-        solid.unpack(_solid_light(scene, point, toward, label, mirrors), light)
+        solid.unpack(_solid_radiance(scene, point, heading, label, mirrors), light)
     return light
 
 
-def _solid_light(scene: Scene, point: Tensor, direction: Tensor, label: Tensor, mirrors: int) -> Tensor:
-    """What points (n 3 P) of the solids that `label` names send back along rays of `direction`."""
+def _solid_radiance(scene: Scene, point: Tensor, direction: Tensor, label: Tensor, mirrors: int) -> Tensor:
+    """The same for rays that meet the solids named by `label` (n P) at `point` (n 3 P)."""
     normal = normals(scene.solids, label, point, SHARPNESS)
     mirrored = direction - 2 * (direction * normal).sum(1, keepdim=True) * normal
     column = (label - 1).clamp_min(0)
     color = scene.color.transpose(1, 2).gather(2, column[:, None].expand(-1, 3, -1))
     metal = scene.metal.gather(1, column)
-    strength = torch.where(metal, METAL_GLOSS[0], RUBBER_GLOSS[0])
     exponent = torch.where(metal, METAL_GLOSS[1], RUBBER_GLOSS[1])
-    scattered, gloss = torch.full_like(point, AMBIENT), torch.zeros_like(point)
-    for light, toward in _lamplight(scene, point, label, mirrors > 0):
-        scattered += light * (normal * toward).sum(1, keepdim=True).clamp_min(0)
-        gloss += light * (strength * (mirrored * toward).sum(1).clamp_min(0).pow(exponent))[:, None]
-    light = color * scattered / torch.pi
+    facing, aligned = [], []
+    for light, way in lamplight(scene, point, label, mirrors > 0):
+        facing.append(light * -(normal * way).sum(1).clamp_max(0))
+        aligned.append(light * (-(mirrored * way).sum(1).clamp_max(0)).pow(exponent))
+    power = scene.lamps.power.T
+    light = color / torch.pi * (power @ torch.stack(facing, 1) + AMBIENT)
+    gloss = torch.where(metal, METAL_GLOSS[0], RUBBER_GLOSS[0])[:, None] * (power @ torch.stack(aligned, 1))
     mirror = Rays(metal & (label > 0))
     if mirrors and mirror.most:
         heading = mirror.pack(mirrored)
@@ -102,30 +113,37 @@ def _solid_light(scene: Scene, point: Tensor, direction: Tensor, label: Tensor, 
     return light + gloss
 
 
-def _lamplight(scene: Scene, point: Tensor, label: Tensor, shadows: bool) -> Iterator[tuple[Tensor, Tensor]]:
-    """For each lamp, the light (n 3 P) that reaches points (n 3 P), and the unit vectors (n 3 P) toward it."""
-    for number in range(scene.lamps.shape[1]):
-        lamp = scene.lamps[:, number, :, None]
-        toward = lamp - point
-        squared = toward.square().sum(1, keepdim=True)
-        toward *= squared.rsqrt()
-        seen = 1 / squared
-        if shadows:
-            seen *= 1 - shadow(scene.solids, lamp, point, label, scene.softness[number])[:, None]
-        yield scene.power[number][:, None] * seen, toward
+def lamplight(scene: Scene, point: Tensor, label: Tensor, shadows: bool = True) -> list[tuple[Tensor, Tensor]]:
+    """For each lamp, the share of its power (n P) that arrives at points (n 3 P), and its unit direction (n 3 P).
+
+    `label` (n P) names the solids that the points belong to, 0 the ground.
+    """
+    lights = []
+    for lamp, radius in zip(scene.lamps.position.unbind(1), scene.lamps.radius, strict=True):
+        way = point - lamp[:, :, None]
+        distance = way.square().sum(1).sqrt()
+        way /= distance[:, None]
+        light = distance.pow(-2)
+        if shadows and radius is not None:
+            light *= 1 - shadow(scene.solids, lamp[:, :, None], way, distance, label, radius)
+        lights.append((light, way))
+    return lights
 
 
-def shadow(solids: Solids, lamp: Tensor, point: Tensor, label: Tensor, radius: Tensor) -> Tensor:
-    """(n P) in [0, 1]: how much of a lamp (n 3 1) is hidden from points (n 3 P) of the solids that `label` names.
+def shadow(solids: Solids, lamp: Tensor, way: Tensor, distance: Tensor, label: Tensor, radius: float) -> Tensor:
+    """(n P) in [0, 1]: how much of a lamp is hidden from points of the solids that `label` names.
 
     One ray for each point. The hidden share is the way of the ray through a solid over the width that the half shadow
     of a lamp of that radius has there: none where the solid touches the point, growing with the distance from it. A
     convex solid hides no point of itself that faces the lamp, so the point's own solid does not count.
+
+    Args:
+        lamp: (n 3 1).
+        way, distance: (n 3 P) unit vectors and (n P) lengths from the lamp to the points.
+        label: (n P).
     """
-    way = point - lamp
-    distance = way.square().sum(1).sqrt()
-    pairs = meet(solids, lamp, way / distance[:, None])
-    end, own = distance.view(-1)[pairs.ray], label.view(-1)[pairs.ray]
+    pairs = meet(solids, lamp, way)
+    end, own = distance.view(-1)[pairs.ray], label.reshape(-1)[pairs.ray]
     hides = ((pairs.enter < pairs.leave) & (pairs.enter < end) & (own != pairs.column + 1)).nonzero().squeeze(1)
     enter, leave, end = pairs.enter[hides], pairs.leave[hides], end[hides]
     width = 2 * radius * (end - leave).clamp_min(0) / leave + CONTACT
@@ -142,14 +160,12 @@ class Rays:
     """
 
     def __init__(self, chosen: Tensor) -> None:
-        self.row, ray = chosen.nonzero().unbind(1)
+        self.row, self.ray = chosen.nonzero().unbind(1)
         counts = chosen.sum(1)
         self.most = int(counts.max())
-        first = counts.cumsum(0) - counts
-        self.slot = torch.arange(len(ray), device=ray.device) - first[self.row]
+        self.slot = torch.arange(len(self.ray), device=chosen.device) - (counts.cumsum(0) - counts)[self.row]
         self.place = self.row.new_zeros(len(chosen), self.most)
-        self.place[self.row, self.slot] = ray
-        self.ray = ray
+        self.place[self.row, self.slot] = self.ray
 
     def pack(self, values: Tensor) -> Tensor:
         """(n C P) -> (n C most); scenes with fewer repeat their ray 0."""
