@@ -25,8 +25,8 @@ class AttentionRefiningKernel(nn.Module):
     Args:
         size: edge of the kernel, odd.
         normalisation: of the raw weights. "softmax", as published: v = w / ||w||, then a softmax over all entries;
-            they sum to one, and at size 5 stay within [0.0151, 0.1017], far from the identity. "linear", the published
-            alternative: w / sum w. "free": the raw weights, which can become any kernel.
+            they sum to one and at size 5 stay within [0.0148, 0.1036], so the kernel never gets far from the box.
+            "linear", the published alternative: w / sum w. "free": the raw weights, which can become any kernel.
         border: what lies outside the grid. "zero", as published: nothing, so that logits shrink to 0.36 of themselves
             in the corners (box of 5). "reflect": its mirror image. "normalised": nothing, and the weights inside are
             divided by their sum; needs "softmax", whose weights are positive. The last two are not the paper's.
