@@ -20,6 +20,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from ocl.data.clevr_like import ClevrLikeScenes
 from ocl.data.collate import collate
 from ocl.data.multi_dsprites import (
     BinarizedMultiDSprites,
@@ -43,6 +44,7 @@ SETS: tuple[Scenes, ...] = (
     SpriteScenes(SIZE),
     TexturedScenes(SIZE, image_size=48),
     TexturedScenes(SIZE),
+    ClevrLikeScenes(SIZE // 16),
 )
 
 
@@ -54,7 +56,7 @@ def drawn(scenes: Scenes) -> Iterator[int]:
 
 
 def batches(dataset: Scenes | StoredScenes, batch_size: int, run: int) -> Iterator[int]:
-    order, epoch = EpochBatches(SIZE, batch_size, run=run), 0
+    order, epoch = EpochBatches(len(dataset), batch_size, run=run), 0
     while True:
         order.begin(epoch)
         for indices in order:

@@ -22,7 +22,7 @@ BEHIND = (-0.754490315914154, 0.6563112735748291)
 TRIES = 50
 """Positions drawn for an object before its scene begins again."""
 RESTARTS = 1000
-AT_ONCE = 64
+AT_ONCE = 24
 """Scenes drawn together; when fewer are left, several attempts of each, of which the first good one counts."""
 
 
@@ -41,8 +41,8 @@ def place(
     Raises:
         ValueError: too many objects; more than ten rarely find a place.
     """
-    size = np.empty((len(number), most), dtype=np.int64)
-    position = np.empty((*size.shape, 2))
+    size = np.zeros((len(number), most), dtype=np.int64)
+    position = np.zeros((*size.shape, 2))
     waiting = np.arange(len(number))
     for _ in range(RESTARTS):
         rows = np.repeat(waiting, max(1, AT_ONCE // len(waiting)))
@@ -61,15 +61,16 @@ def _attempt(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """(n M) radii -> (n M 2) positions and (n) whether every object found one within its tries."""
     count, most = radius.shape
-    position, good = np.empty((count, most, 2)), np.ones(count, dtype=bool)
+    position, good = np.zeros((count, most, 2)), np.ones(count, dtype=bool)
     across, along = np.empty((2, count, most))  # from left to right, from front to back
     for column in range(number.max()):
         drawn = generator.uniform(-EXTENT, EXTENT, size=(count, TRIES, 2))
         right = np.square((drawn @ RIGHT)[..., None] - across[:, None, :column])  # (n tries earlier)
         behind = np.square((drawn @ BEHIND)[..., None] - along[:, None, :column])
         least = np.square(radius[:, column, None] + radius[:, :column] + GAP)[:, None]
-        fits = ((right + behind >= least) & (np.minimum(right, behind) >= SEPARATION**2)).all(-1)
+        clear = (right + behind >= least) & (np.minimum(right, behind) >= SEPARATION**2)
+        fits = np.asarray(clear.all(axis=-1))
         position[:, column] = drawn[np.arange(count), fits.argmax(1)]
         across[:, column], along[:, column] = position[:, column] @ RIGHT, position[:, column] @ BEHIND
-        good &= fits.any(1) | (column >= number)
+        good &= fits.any(axis=1) | (column >= number)
     return position, good

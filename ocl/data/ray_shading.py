@@ -16,7 +16,7 @@ GROUND = 0.5
 """Share of the light that the ground scatters, of all colours alike."""
 SKY = 0.25
 """Radiance of what lies above the horizon, which only mirrors see."""
-AMBIENT = 0.15
+AMBIENT = 0.1
 """Irradiance from everywhere, which nothing shadows."""
 MIRRORED = 0.75
 """How much of a metal's colour is the mirror image; the rest is scattered as by a matt solid."""
