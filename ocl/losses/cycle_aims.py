@@ -113,11 +113,10 @@ class SoftTarget(_Similar):
 def _by_rows(cost: Callable[..., Tensor], walk: Transitions, *arguments: object) -> Tensor:
     """(B N) from `cost`, which sees some rows of F at a time and is computed again in the backward pass."""
     to_features, to_slots = walk.to_features, walk.to_slots
-    images, _, tokens = to_slots.shape
     with torch.autocast(to_slots.device.type, enabled=False):
         parts = [
             checkpoint(cost, to_slots, to_features, rows, *arguments, use_reentrant=False, preserve_rng_state=False)
-            for rows in row_blocks(images, tokens)
+            for rows in row_blocks(to_slots)
         ]
     return torch.cat(parts, dim=1)
 

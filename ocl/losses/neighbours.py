@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-BLOCK = 2**22
-"""Pairs of features held at a time, over the whole batch: 16 MiB in float32."""
+CPU_BLOCK, GPU_BLOCK = 2**19, 2**25
+"""Pairs of features held at a time, over the whole batch: 2 MiB in float32, which a cache holds, or 128 MiB."""
 
 
-def row_blocks(images: int, tokens: int, rows: int | None = None) -> Iterator[slice]:
-    """0..N in slices of `rows` rows of an (N N) matrix per image; None: as many as `BLOCK` allows, at least 16."""
-    if rows is None:
-        rows = max(16, BLOCK // (images * tokens))
-    return (slice(start, min(start + rows, tokens)) for start in range(0, tokens, rows))
+def row_blocks(tokens: Tensor) -> list[slice]:
+    """Rows of (B N N), of which one block is held at a time, for (B ... N); at least 16 rows."""
+    images, number = tokens.shape[0], tokens.shape[-1]
+    return _slices(number, _block(tokens) // (images * number))
+
+
+def square_blocks(tokens: Tensor) -> list[slice]:
+    """Rows or columns of (B N N), of which one square is held at a time, for (B ... N); at least 16 rows."""
+    return _slices(tokens.shape[-1], math.isqrt(_block(tokens) // tokens.shape[0]))
+
+
+def _block(tokens: Tensor) -> int:
+    return CPU_BLOCK if tokens.device.type == "cpu" else GPU_BLOCK
+
+
+def _slices(number: int, rows: int) -> list[slice]:
+    """0..number in even slices of at most `rows`."""
+    rows = math.ceil(number / math.ceil(number / max(16, rows)))
+    return [slice(start, min(start + rows, number)) for start in range(0, number, rows)]
 
 
 def alike(directions: Tensor, rows: slice, columns: slice, threshold: float) -> Tensor:
@@ -27,27 +41,24 @@ def alike(directions: Tensor, rows: slice, columns: slice, threshold: float) -> 
     return similar
 
 
-def sum_over_alike(values: Tensor, directions: Tensor, threshold: float, rows: int | None = None) -> Tensor:
+def sum_over_alike(values: Tensor, directions: Tensor, threshold: float) -> Tensor:
     """values (B K N) -> (B K N): at j the sum of values over N_j = {j} and all j' with cosine above the threshold.
 
     directions: (B N G), unit vectors, constants.
     """
-    summed: Tensor = _SumOverAlike.apply(values, directions, threshold, rows)  # type: ignore[no-untyped-call]
+    summed: Tensor = _SumOverAlike.apply(values, directions, threshold)  # type: ignore[no-untyped-call]
     return summed
 
 
 class _SumOverAlike(torch.autograd.Function):
-    """values M with M symmetric, built by blocks: each pair of blocks once, and again in the backward pass, which is
-    the same product."""
+    """values M, where M is symmetric: every pair of blocks is built once, and again in the backward pass, which is the
+    same product."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, directions: Tensor, threshold: float, rows: int | None) -> Tensor:
+    def forward(ctx: Any, values: Tensor, directions: Tensor, threshold: float) -> Tensor:
         ctx.save_for_backward(directions)
-        ctx.threshold, ctx.rows = threshold, rows
-        images, _, tokens = values.shape
-        if rows is None:
-            rows = max(16, int((BLOCK / images) ** 0.5))  # blocks are square here
-        blocks = list(row_blocks(images, tokens, rows))
+        ctx.threshold = threshold
+        blocks = square_blocks(values)
         summed = torch.zeros_like(values)
         with torch.autocast(values.device.type, enabled=False):
             for index, mine in enumerate(blocks):
@@ -59,6 +70,6 @@ class _SumOverAlike(torch.autograd.Function):
         return summed
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         (directions,) = ctx.saved_tensors
-        return sum_over_alike(gradient, directions, ctx.threshold, ctx.rows), None, None, None
+        return sum_over_alike(gradient, directions, ctx.threshold), None, None

@@ -89,7 +89,7 @@ TRANSCRIPTIONS: dict[str, tuple[Loss, Callable[[Output], Tensor]]] = {
 @pytest.mark.parametrize("block", [2**22, 3 * 40 * 16])
 def test_equals_whole_matrices_forward_and_gradients(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In one block, and in blocks of 16 rows that do not divide the 40 features."""
-    monkeypatch.setattr(neighbours, "BLOCK", block)
+    monkeypatch.setattr(neighbours, "CPU_BLOCK", block)
     loss, transcription = TRANSCRIPTIONS[name]
     slots = torch.randn(3, 5, 8, dtype=torch.float64, requires_grad=True)
     tokens = torch.randn(3, 40, 8, dtype=torch.float64, requires_grad=True)
