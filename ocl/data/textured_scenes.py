@@ -18,8 +18,8 @@ class TexturedScenes(SpriteScenes):
 
     The scenes are this library's own; no publication fixes them. Every image draws a background, a mean colour for it
     and `colors_per_image` colours, which its objects take in turn: with 2, three objects or more always share one.
-    Edges are binary: every pixel belongs wholly to the object that labels it, or to the background. With a
-    `PlainBackground`, as many colours as objects and full contrast this is the easy control.
+    Edges are binary: every pixel belongs wholly to the object that labels it, or to the background. The easy control is
+    a `PlainBackground` at texture 1 (the same grey in all images), full contrast and as many colours as objects.
 
     Attributes are those of `SpriteScenes`.
 
@@ -28,7 +28,8 @@ class TexturedScenes(SpriteScenes):
         image_size, num_objects, shapes, colors, scales, separation: see `SpriteScenes`.
         colors_per_image: different colours among the objects of an image, drawn from `colors`.
         backgrounds: what is drawn from, uniformly and per image; None: gradient, texture and noise.
-        texture: how much of the range of brightness the background's pattern spans, in [0, 1].
+        texture: how much of the range of brightness the background's pattern spans, in [0, 1]. The mean colour is
+            uniform in what remains, so that nothing is clipped: at 1 it is always mid-grey.
         contrast: how far the objects' colours lie from the mean background, as a share of the way to the pure
             colour, in (0, 1].
         object_texture: share of a pattern of the same backgrounds in the objects' colours, in [0, 1).
