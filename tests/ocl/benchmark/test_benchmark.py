@@ -140,11 +140,8 @@ def test_an_interrupted_run_ends_with_the_same_figures(whole: Path, tmp_path: Pa
     arm = Arm("implicit", "sprites", whole / "fit.yaml", IMPLICIT)
     (job,) = jobs([arm], [1], tmp_path / "run")
     job.prepare("classic", 40)
-    killed = until_it_trains_on(job)
-    killed.kill()
-    killed.wait()
     orphan = until_it_trains_on(job)
-    orphan.stdin.close()  # as when the process that started it dies
+    orphan.stdin.close()  # as when the process that started it is killed: this one ends on the spot
     assert orphan.wait() == 1
     assert not trained(job.folder)
     rows = benchmark([arm], [1], tmp_path / "run", THRESHOLDS, images=40)
@@ -152,7 +149,7 @@ def test_an_interrupted_run_ends_with_the_same_figures(whole: Path, tmp_path: Pa
     assert last_step(job) == last_step(Job("", "", 1, expected, Path(), ())) == STEPS - 1
     assert all(torch.equal(tensor, weights(expected)[name]) for name, tensor in weights(job.folder).items())
     assert {row["measure"]: row["value"] for row in rows} == read_json(expected / "evaluation.json")["measures"]
-    assert {row["minutes"] for row in rows} == {None}  # what the interrupted processes took is not known
+    assert {row["minutes"] for row in rows} == {None}  # what the interrupted process took is not known
 
 
 def test_a_finished_benchmark_runs_nothing_again(whole: Path) -> None:
