@@ -201,10 +201,12 @@ class _AlongTokens(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         slots, tokens, along, inverse = ctx.saved_tensors
         scaled = gradient * inverse
-        if not ctx.needs_input_grad[1]:
-            return scaled @ tokens, None
-        radial = (scaled * along * inverse).sum(dim=1)  # (B N): what would only lengthen a token
-        return scaled @ tokens, (scaled.mT @ slots).addcmul_(tokens, radial[:, :, None], value=-1)
+        with torch.autocast(tokens.device.type, enabled=False):
+            to_slots = scaled @ tokens
+            if not ctx.needs_input_grad[1]:
+                return to_slots, None
+            radial = (scaled * along * inverse).sum(dim=1)  # (B N): what would only lengthen a token
+            return to_slots, (scaled.mT @ slots).addcmul_(tokens, radial[:, :, None], value=-1)
 
 
 def in_single(tensor: Tensor) -> Tensor:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ocl.losses import neighbours
 from ocl.losses.cycle import FeatureSlotFeature, SlotFeatureSlot
@@ -198,3 +200,197 @@ def test_slots_and_tokens_of_unequal_width_need_an_embedding() -> None:
     SlotFeatureSlot(Walk(embedding=projection))(output, NO_BATCH).backward()
     assert projection.linear.weight.grad is not None
     assert projection.linear.weight.grad.norm() > 0
+
+
+EVERY = {name: loss for name, (loss, _) in TRANSCRIPTIONS.items()}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_slots_and_features_may_come_in_any_order(name: str) -> None:
+    slots, tokens = torch.randn(2, 5, 8, dtype=torch.float64), torch.randn(2, 30, 8, dtype=torch.float64)
+    loss = EVERY[name](output_of(slots, tokens, (5, 6)), NO_BATCH)
+    shuffled = output_of(slots[:, torch.randperm(5)], tokens[:, torch.randperm(30)], (3, 10))
+    torch.testing.assert_close(EVERY[name](shuffled, NO_BATCH), loss, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("count", [4, 7, 11])
+def test_the_second_softmax_is_bounded(count: int) -> None:
+    """log(e + K - 1) - 1 for the identity, log K for equal slots, log(e + K - 1) where no walk returns."""
+    loss = SlotFeatureSlot(second_temperature=1.0)
+    ideal = output_of(AXES[None, :count], AXES[None, :count].repeat(1, 4, 1))
+    equal = output_of(torch.ones(1, count, 16, dtype=torch.float64), AXES[None, :count])
+    least = math.log(math.e + count - 1) - 1
+    stated = {4: 0.7437, 7: 1.1654, 11: 1.5430}[count]
+    assert least == pytest.approx(stated, abs=5e-5)
+    assert loss(ideal, NO_BATCH).item() == pytest.approx(least, abs=1e-3)
+    assert loss(ideal, NO_BATCH).item() > least
+    assert loss(equal, NO_BATCH).item() == pytest.approx(math.log(count), abs=1e-12)
+    assert SlotFeatureSlot()(equal, NO_BATCH).item() == pytest.approx(math.log(count), abs=1e-12)
+    for _ in range(20):
+        drawn = loss(output_of(torch.randn(1, count, 16), torch.randn(1, 20, 16)), NO_BATCH).item()
+        assert least < drawn < least + 1
+
+
+def test_the_second_softmax_over_1024_features_is_bounded() -> None:
+    tokens = torch.randn(1, 1024, 32)
+    loss = FeatureSlotFeature(Diagonal(second_temperature=1.0))
+    assert 5.9331 < loss(output_of(torch.randn(1, 7, 32), tokens), NO_BATCH).item() < 6.9332
+    equal = output_of(torch.ones(1, 7, 32), torch.ones(1, 1024, 32))
+    assert loss(equal, NO_BATCH).item() == pytest.approx(6.9315, abs=1e-4)
+
+
+def test_where_all_features_are_alike_there_is_nothing_to_learn() -> None:
+    slots = torch.randn(2, 4, 8, dtype=torch.float64, requires_grad=True)
+    tokens = torch.randn(2, 30, 8, dtype=torch.float64, requires_grad=True)
+    loss = FeatureSlotFeature(PositiveSet(threshold=-1.5))(output_of(slots, tokens), NO_BATCH)
+    assert loss.abs() < 1e-14
+    for gradient in torch.autograd.grad(loss, [slots, tokens]):
+        assert gradient.abs().max() < 1e-14
+
+
+@pytest.mark.parametrize("aim", [PositiveSet(threshold=1.1), SoftTarget(threshold=1.1)])
+def test_where_no_other_feature_is_alike_only_the_diagonal_is_left(aim: PositiveSet | SoftTarget) -> None:
+    output = output_of(torch.randn(2, 4, 8, dtype=torch.float64), torch.randn(2, 30, 8, dtype=torch.float64))
+    expected = FeatureSlotFeature(Diagonal())(output, NO_BATCH)
+    torch.testing.assert_close(FeatureSlotFeature(aim)(output, NO_BATCH), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_equal_features_make_the_diagonal_the_positive_set_plus_log_n() -> None:
+    """The same gradient too: the two differ only where features vary inside an object."""
+    slots = torch.randn(1, 4, 16, dtype=torch.float64, requires_grad=True)
+    output = output_of(slots, AXES[None, :4].repeat_interleave(N_PER_OBJECT, 1))
+    own, alike = (FeatureSlotFeature(aim)(output, NO_BATCH) for aim in (Diagonal(), PositiveSet()))
+    assert (own - alike).item() == pytest.approx(math.log(N_PER_OBJECT), abs=1e-12)
+    (of_own,), (of_alike,) = torch.autograd.grad(own, [slots]), torch.autograd.grad(alike, [slots])
+    torch.testing.assert_close(of_own, of_alike, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_a_single_feature_and_a_single_slot_return_surely(name: str) -> None:
+    slots = torch.randn(2, 1, 8, dtype=torch.float64, requires_grad=True)
+    tokens = torch.randn(2, 1, 8, dtype=torch.float64, requires_grad=True)
+    loss = EVERY[name](output_of(slots, tokens), NO_BATCH)
+    assert loss.item() == pytest.approx(0, abs=1e-14)
+    assert all(gradient.abs().max() < 1e-14 for gradient in torch.autograd.grad(loss, [slots, tokens]))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_an_image_without_slots_does_not_count(name: str) -> None:
+    slots = torch.randn(3, 4, 8, dtype=torch.float64, requires_grad=True)
+    tokens = torch.randn(3, 12, 8, dtype=torch.float64, requires_grad=True)
+    output = output_of(slots, tokens, (3, 4))
+    output.slots.valid[1] = False
+    loss = EVERY[name](output, NO_BATCH)
+    rest = EVERY[name](output_of(slots[[0, 2]], tokens[[0, 2]], (3, 4)), NO_BATCH)
+    torch.testing.assert_close(loss, rest, rtol=1e-12, atol=1e-12)
+    for gradient in torch.autograd.grad(loss, [slots, tokens]):
+        assert gradient.isfinite().all()
+        assert (gradient[1] == 0).all()
+        assert gradient[0].norm() > 0
+    output.slots.valid[:] = False
+    assert EVERY[name](output, NO_BATCH).item() == 0
+
+
+LARGE = {  # every loss but the plain dot product, whose size knows no bound
+    "nll": SlotFeatureSlot(Walk(0.05)),
+    "softmax2": SlotFeatureSlot(Walk(0.05), second_temperature=1.0),
+    "diagonal": FeatureSlotFeature(Diagonal(), Walk(0.05)),
+    "diagonal, softmax2": FeatureSlotFeature(Diagonal(1.0), Walk(0.05)),
+    "positive set": FeatureSlotFeature(PositiveSet(), Walk(0.05)),
+    "soft target": FeatureSlotFeature(SoftTarget(), Walk(0.05)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", LARGE)
+def test_half_precision_computes_in_float32(name: str, dtype: torch.dtype) -> None:
+    """4096 features at tau 0.05: the same loss as in float32 from the same rounded vectors, and finite gradients, which
+    a scaled loss (as in any float16 training) keeps above the least half."""
+    centres = torch.randn(1, 5, 16)
+    tokens = (centres.repeat_interleave(820, dim=1)[:, :4096] + 0.3 * torch.randn(1, 4096, 16)).to(dtype)
+    slots = centres.to(dtype)
+    expected = LARGE[name](output_of(slots.float(), tokens.float(), (64, 64)), NO_BATCH)
+    slots, tokens = slots.requires_grad_(), tokens.requires_grad_()
+    with torch.autocast("cpu", dtype=dtype):
+        loss = LARGE[name](output_of(slots, tokens, (64, 64)), NO_BATCH)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-7)
+    for gradient in torch.autograd.grad(2.0**16 * loss, [slots, tokens]):
+        assert gradient.isfinite().all()
+        assert gradient.norm() > 0
+
+
+def test_far_apart_dot_products_stay_finite() -> None:
+    slots, tokens = 100 * torch.randn(2, 4, 16), 100 * torch.randn(2, 64, 16)
+    slots, tokens = slots.requires_grad_(), tokens.requires_grad_()
+    for aim in (PositiveSet(), SoftTarget(), Diagonal(), Diagonal(1.0)):
+        loss = FeatureSlotFeature(aim, Walk(cosine=False))(output_of(slots, tokens), NO_BATCH)
+        assert loss.isfinite()
+        assert all(gradient.isfinite().all() for gradient in torch.autograd.grad(loss, [slots, tokens]))
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that any operation makes."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return made
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_4096_features_are_never_paired_as_a_whole(name: str) -> None:
+    """Batch 8: 134 million pairs. No tensor holds more than 2^19 numbers; saved are a few (B K N) and (B N D)."""
+    images, count, number, dim = 8, 4, 4096, 8
+    slots, tokens = torch.randn(images, count, dim), torch.randn(images, number, dim)
+    slots, tokens = slots.requires_grad_(), tokens.requires_grad_()
+    output = output_of(slots, tokens, (64, 64))
+    saved: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with Largest() as largest:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = LARGE[name](output, NO_BATCH)
+        held = sum(saved.values())
+        loss.backward()
+    assert tokens.grad is not None
+    assert tokens.grad.norm() > 0
+    assert largest.elements <= neighbours.CPU_BLOCK
+    assert held < 4 * images * number * (10 * count + 2 * dim)
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_compiles_without_graph_breaks_and_agrees(name: str) -> None:
+    slots, tokens = torch.randn(2, 4, 8), torch.randn(2, 30, 8)
+    masks = torch.full((2, 4, 5, 6), 0.25)
+
+    def step(slots: Tensor, tokens: Tensor) -> Tensor:
+        features = Features(tokens, (5, 6))
+        output = Output(features, features, slots, Slots.of(slots, masks), Decoded(masks, masks))
+        loss: Tensor = EVERY[name](output, NO_BATCH)
+        return loss
+
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for run in (step, compiled):
+        inputs = [slots.clone().requires_grad_(), tokens.clone().requires_grad_()]
+        loss = run(*inputs)
+        gradients = torch.autograd.grad(loss, inputs)
+        if run is step:
+            expected = [loss, *gradients]
+    for found, value in zip([loss, *gradients], expected, strict=True):
+        torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-6)
+
+
+def test_bad_arguments_are_named() -> None:
+    for build in (SlotFeatureSlot, Diagonal):
+        with pytest.raises(ValueError, match="second_temperature must be positive, got 0"):
+            build(second_temperature=0)
+    with pytest.raises(ValueError, match="temperature must be positive, got -1"):
+        SoftTarget(temperature=-1)

@@ -112,7 +112,7 @@ def scene() -> tuple[Output, Batch]:
 
 
 def test_measures_have_a_closed_form() -> None:
-    """A feature steps to its own slot with p = 1 / (1 + exp(-10)); the object's slot steps home with 8 e / (8 e + 16)."""
+    """A feature steps to its slot with p = 1 / (1 + exp(-10)); the object's slot steps home with 8 e / (8 e + 16)."""
     output, batch = scene()
     e = math.exp(10)
     p = e / (e + 1)
