@@ -131,8 +131,9 @@ class SlotAttention(nn.Module):
             slots = settled + (slots - slots.detach()) if self.gradient == "bilevel" else settled
             count = 1
         slots, attention = self._iterate(tokens, keys, slots, count, trace)
-        found = Slots.of(slots, attention.unflatten(-1, features.grid))
-        return Slots(found.vectors, found.masks, found.valid if valid is None else valid, trace.notes())
+        if valid is None:
+            valid = torch.ones(slots.shape[:2], dtype=torch.bool, device=slots.device)
+        return Slots(slots, attention.unflatten(-1, features.grid), valid, trace.notes())
 
     def _iterate(
         self, tokens: Tensor, keys: Tensor | None, slots: Tensor, count: int, trace: PointTrace

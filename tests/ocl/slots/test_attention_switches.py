@@ -315,6 +315,20 @@ def test_half_precision_on_the_cpu(name: str, dtype: torch.dtype) -> None:
     assert (slots.vectors.float() - full.vectors).norm() / full.vectors.norm() < 0.03
 
 
+@pytest.mark.parametrize("name", ["kernel and points", "heads compete", "kernel, softmax, normalised"])
+def test_bfloat16_autocast_is_close_to_float32(name: str) -> None:
+    module = SWITCHES[name]()
+    features, starts, hints, _ = inputs(torch.float32)
+    exact = module(features, starts, hints=hints).vectors
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        slots = module(features, starts, hints=hints)
+    slots.vectors.float().square().sum().backward()
+    assert (slots.vectors - exact).norm() / exact.norm() < 0.03
+    for part, value in leaves(module, features, starts).items():
+        assert value.grad is not None, part
+        assert torch.isfinite(value.grad).all(), part
+
+
 @pytest.mark.parametrize(
     "switches", [{"kernel": {}}, {"kernel": {"border": "normalised"}}, {"points": {}}, {"heads": 4}]
 )
