@@ -74,6 +74,9 @@ class TexturedScenes(SpriteScenes):
             )
         if backgrounds is not None and not backgrounds:
             raise ValueError("TexturedScenes: backgrounds must name at least one; None draws from the three defaults.")
+        for background in backgrounds or ():
+            if not isinstance(background, Background):
+                raise TypeError(f"TexturedScenes: backgrounds must be built `Background`s, got {background!r}.")
         if not (0 <= texture <= 1 and 0 < contrast <= 1 and 0 <= object_texture < 1):
             raise ValueError(
                 "TexturedScenes: texture must be in [0, 1], contrast in (0, 1] and object_texture in [0, 1), got "
