@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ocl.data import clevr_stage as stage
 from ocl.data.clevr_placement import RADII, SIZES, place
-from ocl.data.ray_caster import KINDS, Hits, Solids, cast
+from ocl.data.ray_caster import KINDS, REACH, Hits, Solids, cast
 from ocl.data.ray_shading import Scene, radiance
 from ocl.data.scenes import Scenes
 from ocl.data.sprites import seen
@@ -30,8 +30,8 @@ GAMMA = 2.2
 ATTEMPTS = 1000
 AT_ONCE = 8
 """Scenes drawn together; when fewer are left, several attempts of each, of which the first good one counts."""
-RAYS_AT_ONCE = 2**17
-"""On a CPU, what fits into its cache; other devices take all at once."""
+RAYS_AT_ONCE, RAYS_AT_ONCE_ELSEWHERE = 2**17, 2**22
+"""What fits into the cache of a CPU, and comfortably into the memory of another device."""
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -97,6 +97,7 @@ class ClevrLikeScenes(Scenes):
             raise ValueError(f"ClevrLikeScenes: min_pixels must be at least 0, got {min_pixels}.")
         self.image_size, self.max_objects, self.least_objects = (image_size, image_size), most, least
         self.min_pixels, self.device = min_pixels, device
+        self._least_pixels = min_pixels * (image_size / stage.CROP) ** 2
 
     def generate(self, generator: np.random.Generator, count: int) -> Arrays:
         number = generator.integers(self.least_objects, self.max_objects + 1, size=count)
@@ -124,6 +125,8 @@ class ClevrLikeScenes(Scenes):
         for _ in range(ATTEMPTS):
             rows = np.repeat(waiting, max(1, AT_ONCE // len(waiting)))
             drawn = self._draw(generator, number[rows])
+            hopeful = self._hopeful(number[rows], drawn, eye[rows])
+            rows, drawn = rows[hopeful], {name: values[hopeful] for name, values in drawn.items()}
             labels, depths, good = self._cast(number[rows], drawn, eye[rows])
             done, first = np.unique(rows[good], return_index=True)
             first = np.flatnonzero(good)[first]
@@ -149,11 +152,18 @@ class ClevrLikeScenes(Scenes):
         floats = {"position_3d": center, "angle": angle}
         return {"size": size, "shape": shape, **{name: values.astype(np.float32) for name, values in floats.items()}}
 
+    def _hopeful(self, number: NDArray[np.int64], objects: Arrays, eye: stage.Floats) -> NDArray[np.bool_]:
+        """(n) whether every object would show enough pixels if it filled the box around it: rays cost more."""
+        center, size = objects["position_3d"], self.image_size[0]
+        box = stage.boxes(eye, center, center[..., 2] * np.array(REACH)[objects["shape"]]).clip(0, 1)
+        pixels = ((box[..., 2:] - box[..., :2]) * size + 1).prod(axis=-1)
+        absent = np.arange(self.max_objects) >= number[:, None]
+        return np.asarray((absent | (pixels >= self._least_pixels)).all(axis=1))
+
     def _cast(
         self, number: NDArray[np.int64], objects: Arrays, eye: stage.Floats
     ) -> tuple[Tensor, Tensor, NDArray[np.bool_]]:
         """Label and depth (n P) of the camera's rays, and (n) whether every object shows enough pixels."""
-        least = self.min_pixels * (self.image_size[0] / stage.CROP) ** 2
         label = torch.empty(len(number), self.image_size[0] ** 2, dtype=torch.uint8, device=self.device)
         depth = torch.empty(label.shape, device=self.device)
         pixels = np.empty((len(number), self.max_objects + 1), dtype=np.int64)
@@ -164,7 +174,7 @@ class ClevrLikeScenes(Scenes):
             counts = torch.bincount((hits.label + first).view(-1), minlength=len(rows) * pixels.shape[1])
             pixels[rows] = counts.view(len(rows), -1).cpu().numpy()
         absent = np.arange(self.max_objects) >= number[:, None]
-        return label, depth, np.asarray(((pixels[:, 1:] >= least) | absent).all(axis=1))
+        return label, depth, np.asarray(((pixels[:, 1:] >= self._least_pixels) | absent).all(axis=1))
 
     def _render(
         self, number: NDArray[np.int64], objects: Arrays, eye: stage.Floats, lamps: stage.Floats, hits: Hits
@@ -191,7 +201,8 @@ class ClevrLikeScenes(Scenes):
         return Solids(*(torch.as_tensor(np.ascontiguousarray(values), device=self.device) for values in arrays))
 
     def _chunks(self, number: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-        """Rows to take together: similar numbers of objects, and on a CPU not more rays than its cache holds."""
-        together = max(1, RAYS_AT_ONCE // self.image_size[0] ** 2) if self.device == "cpu" else len(number)
+        """Rows to take together: as many as fit, and with similar numbers of objects."""
+        rays = RAYS_AT_ONCE if self.device == "cpu" else RAYS_AT_ONCE_ELSEWHERE
+        together = max(1, rays // self.image_size[0] ** 2)
         order = np.argsort(number, kind="stable")
         return [order[first : first + together] for first in range(0, len(order), together)]

@@ -78,6 +78,19 @@ def project(eye: Floats, point: NDArray[Any]) -> Floats:
     return place
 
 
+def boxes(eye: Floats, center: NDArray[Any], radius: NDArray[Any]) -> Floats:
+    """The boxes (n M 4) around spheres (n M 3), (n M) in the image, as (left, top, right, bottom).
+
+    In the plane of the view axis and one image axis the sphere is a circle, and the box ends at the circle's tangents.
+    """
+    right, up, forward = np.moveaxis((center - eye[:, None]) @ frames(eye).swapaxes(1, 2), -1, 0)
+    across = np.stack([right, -up], -1)
+    ahead, radius = forward[..., None], np.asarray(radius, dtype=np.float64)[..., None]
+    width = radius * np.sqrt(across**2 + ahead**2 - radius**2)
+    ends: Floats = np.concatenate([across * ahead - width, across * ahead + width], -1) / (ahead**2 - radius**2)
+    return np.tile(MIDDLE, 2) + FOCAL * ends
+
+
 def rays(eye: Floats, size: int, device: str | torch.device = "cpu") -> tuple[Tensor, Tensor]:
     """The rays through the centres of `size` x `size` pixels: origin (n 3 1) and direction (n 3 P), in raster order."""
     x, y = ((np.arange(size) + 0.5) / size - middle for middle in MIDDLE)

@@ -7,7 +7,7 @@ from ocl.data import clevr_stage as stage
 from ocl.data.clevr_like import COLORS, MATERIALS, RGB, ClevrLikeScenes
 from ocl.data.clevr_placement import BEHIND, RADII, RIGHT, SIZES, place
 from ocl.data.collate import collate
-from ocl.data.ray_caster import KINDS
+from ocl.data.ray_caster import KINDS, Solids, cast
 
 CUBE = KINDS.index("cube")
 
@@ -64,6 +64,36 @@ def test_rays_pass_through_the_pixels_that_points_project_to():
     points = (origin + 7.0 * direction).transpose(1, 2).double().numpy()
     pixel = (np.stack(np.meshgrid(np.arange(32), np.arange(32)), -1).reshape(-1, 2) + 0.5) / 32
     np.testing.assert_allclose(stage.project(eye, points), np.broadcast_to(pixel, (4, 1024, 2)), atol=1e-5)
+
+
+def test_boxes_enclose_spheres_tightly():
+    generator = np.random.default_rng(0)
+    eye = stage.draw_eyes(generator, 40)
+    center = np.concatenate([generator.uniform(-2, 2, (40, 1, 2)), generator.uniform(0, 1, (40, 1, 1))], -1)
+    radius = generator.uniform(0.3, 1.2, (40, 1))
+    floats = (torch.tensor(values, dtype=torch.float32) for values in (center, radius, np.zeros((40, 1))))
+    one = torch.ones(40, 1, dtype=torch.long)
+    label = cast(Solids(one * KINDS.index("sphere"), *floats, one.bool()), *stage.rays(eye, 256)).label.view(
+        40, 256, 256
+    )
+    boxes = stage.boxes(eye, center, radius)[:, 0] * 256
+    for mask, box in zip(label.numpy(), boxes, strict=True):
+        y, x = np.nonzero(mask)
+        found = np.array([x.min(), y.min(), x.max() + 1, y.max() + 1])
+        expected = box.clip(0, 256)
+        assert (found[:2] - expected[:2] > -0.51).all()
+        assert (found[2:] - expected[2:] < 0.51).all()
+        assert np.abs(found - expected).max() < 1.5  # the outermost row or column of a disc can fall between centres
+
+
+def test_no_scene_is_given_up_that_would_have_shown_enough():
+    data = ClevrLikeScenes(1, image_size=48)
+    generator = np.random.default_rng(0)
+    number, eye = generator.integers(3, 11, 400), stage.draw_eyes(generator, 400)
+    drawn = data._draw(generator, number)
+    hopeful, good = data._hopeful(number, drawn, eye), data._cast(number, drawn, eye)[2]
+    assert not (good & ~hopeful).any()
+    assert good.mean() < hopeful.mean() < 0.9
 
 
 def test_numbers_are_uniform_and_columns_are_filled_from_the_first(many):
