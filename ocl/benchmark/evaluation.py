@@ -1,4 +1,4 @@
-"""A trained model on a held-out set: segmentation by a named protocol, and how its slots share the image."""
+"""A trained model on a held-out set: segmentation by a named protocol, how slots share the image, where walks end."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from ocl.data.collate import collate
+from ocl.losses.walk_measures import object_return, slot_return
 from ocl.metrics.image_mean import PerImage
 from ocl.metrics.protocols import Protocol
 from ocl.metrics.slot_maps import SLOT_MAP_MEASURES, slot_map_measures
@@ -19,8 +20,10 @@ SEED = 2**31 - 1
 MEASURES = (
     *("ari", "foreground_ari", "mean_best_overlap", "mean_iou", "corloc", "panoptic_quality"),
     *(f"{maps}_{measure}" for maps in ("decoder", "attention") for measure in SLOT_MAP_MEASURES),
+    *("slot_return", "object_return"),
 )
-"""Names of `evaluate`: six of segmentation, then four of the decoder's masks and of the grouping's attention."""
+"""Names of `evaluate`: six of segmentation, four of the decoder's masks and of the grouping's attention, and two of
+walks between slots and tokens, which need both to be of one width."""
 
 
 @torch.no_grad()
@@ -56,19 +59,24 @@ def evaluate(
             if batch.segmentation is None:
                 raise ValueError("a benchmark needs a test (or val) set with a true segmentation; this one gives none.")
             output: Output = model(images_as_float(batch.images.to(device)))
-            for name, values in _measures(output, batch.segmentation.to(device), protocol).items():
+            batch.segmentation = batch.segmentation.to(device)
+            for name, values in _measures(output, batch, protocol).items():
                 found[name].append(values)
             if not picture.numel():
                 picture = _picture(batch, output)
     return {name: _mean(parts) for name, parts in found.items()}, picture
 
 
-def _measures(output: Output, segmentation: Tensor, protocol: Protocol) -> dict[str, PerImage]:
+def _measures(output: Output, batch: Batch, protocol: Protocol) -> dict[str, PerImage]:
+    assert batch.segmentation is not None
     masks, attention, valid = output.decoded.masks, output.slots.masks, output.slots.valid
-    measures = protocol.measures(masks, segmentation, valid)
+    measures = protocol.measures(masks, batch.segmentation, valid)
     for name, maps in (("decoder", masks), ("attention", attention)):
         if maps is not None:
             measures |= {f"{name}_{measure}": found for measure, found in slot_map_measures(maps, valid).items()}
+    if output.slots.vectors.shape[-1] == output.tokens.tokens.shape[-1]:
+        walks = {"slot_return": slot_return(output, batch), "object_return": object_return(output, batch)}
+        measures |= {name: PerImage(values.nan_to_num(), ~values.isnan()) for name, values in walks.items()}
     return measures
 
 
