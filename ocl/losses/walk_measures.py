@@ -20,7 +20,7 @@ def slot_return(output: Output, batch: Batch, walk: Walk | None = None) -> Tenso
     """Probability that a walk slot -> feature -> slot ends where it began: the mean of P_ii over slots."""
     transitions = (walk or Walk())(output, batch)
     returned = slot_log_return(transitions).exp().double()
-    mean = (returned * transitions.kept).sum(dim=1) / transitions.kept.sum(dim=1)
+    mean: Tensor = (returned * transitions.kept).sum(dim=1) / transitions.kept.sum(dim=1)
     return mean.masked_fill(~transitions.counted, torch.nan)
 
 
@@ -41,7 +41,8 @@ def object_return(output: Output, batch: Batch, walk: Walk | None = None) -> Ten
     reached = transitions.to_features.double() @ home  # (B K M + 1): what a slot gives to each object
     returned = ((transitions.to_slots.double().mT @ reached) * home).sum(dim=(1, 2))
     starts = home.sum(dim=(1, 2))
-    return (returned / starts).masked_fill(~transitions.counted, torch.nan)
+    share: Tensor = returned / starts
+    return share.masked_fill(~transitions.counted, torch.nan)
 
 
 def _objects(segmentation: Tensor, grid: tuple[int, int]) -> Tensor:
