@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from ocl.data.collate import collate
 from ocl.losses.walk_measures import object_return, slot_return
 from ocl.metrics.image_mean import PerImage
+from ocl.metrics.points import point_error
 from ocl.metrics.protocols import Protocol
 from ocl.metrics.slot_maps import SLOT_MAP_MEASURES, slot_map_measures
 from ocl.pictures import slot_grid
@@ -21,9 +22,11 @@ MEASURES = (
     *("ari", "foreground_ari", "mean_best_overlap", "mean_iou", "corloc", "panoptic_quality"),
     *(f"{maps}_{measure}" for maps in ("decoder", "attention") for measure in SLOT_MAP_MEASURES),
     *("slot_return", "object_return"),
+    *("first_point_error", "last_point_error"),
 )
-"""Names of `evaluate`: six of segmentation, four of the decoder's masks and of the grouping's attention, and two of
-walks between slots and tokens, which need both to be of one width."""
+"""Names of `evaluate`: six of segmentation, four of the decoder's masks and of the grouping's attention, two of walks
+between slots and tokens, which need both to be of one width, and the distance of the points that slots predict in the
+first and in the last iteration from the objects' positions."""
 
 
 @torch.no_grad()
@@ -60,6 +63,7 @@ def evaluate(
                 raise ValueError("a benchmark needs a test (or val) set with a true segmentation; this one gives none.")
             output: Output = model(images_as_float(batch.images.to(device)))
             batch.segmentation = batch.segmentation.to(device)
+            batch.objects = {name: values.to(device) for name, values in batch.objects.items()}
             for name, values in _measures(output, batch, protocol).items():
                 found[name].append(values)
             if not picture.numel():
@@ -77,6 +81,11 @@ def _measures(output: Output, batch: Batch, protocol: Protocol) -> dict[str, Per
     if output.slots.vectors.shape[-1] == output.tokens.tokens.shape[-1]:
         walks = {"slot_return": slot_return(output, batch), "object_return": object_return(output, batch)}
         measures |= {name: PerImage(values.nan_to_num(), ~values.isnan()) for name, values in walks.items()}
+    points = output.slots.notes.get("points")  # (B T K 2)
+    if points is not None and "position" in batch.objects:
+        for name, predicted in (("first", points[:, 0]), ("last", points[:, -1])):
+            places, visible = batch.objects["position"], batch.objects["visible"]
+            measures[f"{name}_point_error"] = point_error(predicted, places, visible, valid)
     return measures
 
 
