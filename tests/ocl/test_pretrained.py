@@ -15,7 +15,7 @@ from ocl.representations import FrozenSlotModel
 
 def test_it_is_small_and_loads_by_name() -> None:
     encoder = ocl.load("sprites")
-    assert (encoder.num_slots, encoder.dim) == (6, 64)
+    assert (encoder.num_slots, encoder.dim) == (7, 64)
     assert sum(path.stat().st_size for path in (ocl.PRETRAINED / "sprites").iterdir()) < 5e6
 
 
