@@ -15,14 +15,14 @@ class PreheatedSlots(InitialSlots, AfterStep):
 
     With Q the other starts (B K D) and X^ = LayerNorm(X):
 
-        Q = Q + SelfAttention(LayerNorm(Q))
-        Q = Q + CrossAttention(LayerNorm(Q), X^)
-        Q = Q + MLP(LayerNorm(Q))
+        Q = LayerNorm(Q + SelfAttention(Q))
+        Q = LayerNorm(Q + CrossAttention(Q, X^))
+        Q = LayerNorm(Q + MLP(Q))
 
     `ocl.losses.preheat.PreheatLoss` (published weight 100) pulls the result to the final slots. In the first
-    `detached_share` of training nothing that this layer causes reaches the encoder. That one decoder layer is used, the
-    loss, its weight and the share of 10 % are published; heads, widths and the place of the norms are choices made
-    here.
+    `detached_share` of training nothing that this layer causes reaches the encoder. One decoder layer, the loss, its
+    weight and the share of 10 % are published; heads, widths and the place of the norms are choices made here. The last
+    norm is needed: the start is pulled to slots that were reached from it, so an unbounded one runs away with them.
 
     Args:
         queries: the starts to warm, random or learned.
@@ -80,11 +80,9 @@ class PreheatedSlots(InitialSlots, AfterStep):
         # A choice between tensors, not a branch: reading the step would make the host wait for the device.
         detached = features.tokens.detach()
         tokens = self.norm_tokens(torch.where(self.step < self.detached_steps, detached, features.tokens))
-        normed = self.norm_self(queries)
-        queries = queries + self.self_attention(normed, normed, normed, need_weights=False)[0]
-        normed = self.norm_cross(queries)
-        queries = queries + self.cross_attention(normed, tokens, tokens, need_weights=False)[0]
-        warmed: Tensor = queries + self.mlp(self.norm_mlp(queries))
+        queries = self.norm_self(queries + self.self_attention(queries, queries, queries, need_weights=False)[0])
+        queries = self.norm_cross(queries + self.cross_attention(queries, tokens, tokens, need_weights=False)[0])
+        warmed: Tensor = self.norm_mlp(queries + self.mlp(queries))
         return warmed
 
     def after_step(self) -> None:
