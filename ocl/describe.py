@@ -11,9 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 PLAIN = (bool, int, float, str, type(None))
 LARGEST_ARRAY = 1000  # entries; larger ones are data, not settings
+LONGEST_TEXT = 1000  # characters
 
 
 def class_path(value: object) -> str:
@@ -24,6 +26,20 @@ def plain_attributes(value: object) -> dict[str, Any]:
     """Public attributes that are numbers, text, paths, small arrays, or lists and dictionaries of these; by name."""
     found = {name: _plain(item) for name, item in sorted(vars(value).items()) if not name.startswith("_")}
     return {name: item for name, item in found.items() if item is not None}
+
+
+def describe_dataset(dataset: Dataset[Any]) -> dict[str, Any]:
+    """Class and plain attributes, those of the data sets inside it too; long lists (of indices, say) by their digest.
+
+    Two data sets with the same description must hold the same items, or one could be taken for the other on disk.
+    """
+    found = {"class": class_path(dataset), **plain_attributes(dataset)}
+    for name, value in vars(dataset).items():
+        if isinstance(value, Dataset):
+            found[name] = describe_dataset(value)
+        elif len(text := json.dumps(found.get(name))) > LONGEST_TEXT:
+            found[name] = hashlib.sha256(text.encode()).hexdigest()
+    return found
 
 
 def describe_module(module: nn.Module) -> str:

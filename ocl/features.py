@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ocl.data.collate import collate
-from ocl.describe import class_path, plain_attributes
+from ocl.describe import class_path, describe_dataset
 from ocl.manifest import versions, write_manifest
 from ocl.representations import ObjectEncoder
 from ocl.shapes import Batch, Slots
@@ -73,7 +71,7 @@ def extract(
     provenance = {
         "fingerprint": encoder.fingerprint,
         "encoder": {"class": class_path(encoder), "num_slots": encoder.num_slots, "dim": encoder.dim},
-        "dataset": _describe(dataset) if description is None else description,
+        "dataset": describe_dataset(dataset) if description is None else description,
         "labels": None if labels is None else list(labels),
         "masks": masks,
         "dtype": dtype,
@@ -109,17 +107,6 @@ def as_slots(records: Mapping[str, NDArray[Any]]) -> Slots:
     """Records of a store (n ...) as `Slots` in float32."""
     masks = torch.from_numpy(records["masks"]).float() / 255 if "masks" in records else None
     return Slots(torch.from_numpy(records["vectors"]).float(), masks, torch.from_numpy(records["valid"]))
-
-
-def _describe(dataset: Dataset[Any]) -> dict[str, Any]:
-    """Class and plain attributes; long lists (the indices of a subset) by their digest."""
-    found = {"class": class_path(dataset), **plain_attributes(dataset)}
-    for name, value in vars(dataset).items():
-        if isinstance(value, Dataset):
-            found[name] = _describe(value)
-        elif len(text := json.dumps(found.get(name))) > 1000:
-            found[name] = hashlib.sha256(text.encode()).hexdigest()
-    return found
 
 
 def _records(

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ocl.data.scenes import Item
 from ocl.data.stored import StoredScenes
-from ocl.describe import class_path, plain_attributes
+from ocl.describe import describe_dataset
 from ocl.files import remove_leftovers
 from ocl.manifest import versions, write_manifest
 from ocl.store import INDEX, ShardWriter
@@ -55,7 +55,7 @@ def generate(
     installed = versions()
     categories = getattr(dataset, "categories", {})
     provenance = {
-        "dataset": {"class": class_path(dataset), **plain_attributes(dataset)} if description is None else description,
+        "dataset": describe_dataset(dataset) if description is None else description,
         "categories": {name: list(classes) for name, classes in categories.items()},
         "versions": {name: installed[name] for name in VERSIONS if name in installed},
     }

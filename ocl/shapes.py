@@ -40,9 +40,15 @@ class Batch:
 
     @property
     def hints(self) -> Hints | None:
-        """The "points" (B M 2) with "point_known", or "boxes" (B M 4) with "box_known", among `objects`; else None."""
+        """The "points" (B M 2) with "point_known", or "boxes" (B M 4) with "box_known", among `objects`; else None.
+
+        Raises:
+            ValueError: places without the word on which of them are known.
+        """
         for places, known in (("points", "point_known"), ("boxes", "box_known")):
             if places in self.objects:
+                if known not in self.objects:
+                    raise ValueError(f'a batch with "{places}" must hold "{known}" (B M) too, bool: which are labels.')
                 return Hints(self.objects[places], self.objects[known])
         return None
 

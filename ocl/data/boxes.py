@@ -48,10 +48,10 @@ class WithBoxes(Dataset[Item]):
         boxes, known = tight_boxes(labels)
         height, width = labels.shape[1:]
         boxes = (boxes / boxes.new_tensor([width, height, width, height])).float()
-        absent = self.max_objects - known.shape[1]
-        if absent < 0:
+        if known[:, self.max_objects :].any():
             raise ValueError(
                 f"WithBoxes found label {known.shape[1]} in a segmentation of items with {self.max_objects} objects."
             )
+        absent = self.max_objects - known.shape[1]  # -1 in a set without objects: there is always a first column
         boxes, known = F.pad(boxes, (0, 0, 0, absent)), F.pad(known, (0, absent))
         return [{**item, "boxes": box, "box_known": seen} for item, box, seen in zip(items, boxes, known, strict=True)]

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from ocl.data.scenes import Item
-from ocl.describe import class_path, plain_attributes
 
 MOST_IN_CYCLE = 100
 """A labelled share is taken as the nearest fraction with a denominator up to this."""
@@ -77,7 +76,6 @@ class WeakPoints(Dataset[Item]):
             )
         self.image_fraction, self.object_probability, self.seed = image_fraction, object_probability, seed
         self.labelled_share = labelled_share
-        self.dataset_settings = {"class": class_path(dataset), **plain_attributes(dataset)}
         self.image_size: tuple[int, int] = tuple(first["images"].shape[1:])
         self.max_objects = len(first["visible"])
         self.categories: dict[str, tuple[str, ...]] = getattr(dataset, "categories", {})

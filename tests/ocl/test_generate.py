@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
+from ocl.data.boxes import WithBoxes
 from ocl.data.collate import collate
 from ocl.data.multi_dsprites import ColoredOnGrayscaleMultiDSprites
 from ocl.data.stored import StoredScenes
@@ -23,6 +24,15 @@ def contents(folder):
 
 def same(a, b):
     return a.keys() == b.keys() and all(a[key].dtype == b[key].dtype and torch.equal(a[key], b[key]) for key in a)
+
+
+def test_a_set_around_another_is_told_from_one_around_a_third(tmp_path):
+    def boxed(seed):
+        return WithBoxes(ColoredOnGrayscaleMultiDSprites(8, seed=seed))
+
+    generate(boxed(0), tmp_path / "store", progress=False)
+    with pytest.raises(ValueError, match="already holds features of another origin"):
+        generate(boxed(1), tmp_path / "store", progress=False)
 
 
 def test_items_come_back_as_they_were(tmp_path):

@@ -1,10 +1,11 @@
-"""Competition among kept slots only."""
+"""Competition among kept slots only, and weak labels in a batch."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from ocl.shapes import softmax_over_slots
+from ocl.shapes import Batch, softmax_over_slots
 
 
 def test_all_kept_is_the_plain_softmax() -> None:
@@ -26,3 +27,15 @@ def test_gradient_of_keep() -> None:
     logits = torch.randn(1, 3, 4, dtype=torch.float64, requires_grad=True)
     keep = torch.tensor([[0.9, 0.4, 0.6]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(softmax_over_slots, (logits, keep))
+
+
+def test_places_need_the_word_on_which_are_known() -> None:
+    images, places, known = torch.zeros(1, 3, 4, 4), torch.zeros(1, 2, 2), torch.ones(1, 2, dtype=torch.bool)
+    assert Batch(images).hints is None
+    hints = Batch(images, None, {"points": places, "point_known": known}).hints
+    assert hints is not None
+    assert hints.places is places
+    assert hints.known is known
+    for name, missing in (("points", "point_known"), ("boxes", "box_known")):
+        with pytest.raises(ValueError, match=f'a batch with "{name}" must hold "{missing}"'):
+            _ = Batch(images, None, {name: places}).hints

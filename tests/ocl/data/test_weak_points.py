@@ -11,7 +11,7 @@ from ocl.data.order import EpochBatches
 from ocl.data.scenes import Scenes
 from ocl.data.textured_scenes import TexturedScenes
 from ocl.data.weak_points import WeakPoints
-from ocl.describe import plain_attributes
+from ocl.describe import describe_dataset
 
 
 class Dots(Scenes):
@@ -195,12 +195,12 @@ def test_the_data_module_reads_it(workers):
     assert all(same(a.objects, b.objects) for a, b in zip(read, serial, strict=True))
 
 
-def test_its_settings_name_the_set_inside():
+def test_its_description_names_the_set_inside():
     settings = [
-        plain_attributes(WeakPoints(TexturedScenes(64, seed=seed), fraction)) for seed in (0, 1) for fraction in (0, 1)
+        describe_dataset(WeakPoints(TexturedScenes(64, seed=seed), fraction)) for seed in (0, 1) for fraction in (0, 1)
     ]
     assert all(a != b for i, a in enumerate(settings) for b in settings[:i])
-    assert settings[0]["dataset_settings"]["class"] == "ocl.data.textured_scenes.TexturedScenes"
+    assert settings[0]["dataset"]["class"] == "ocl.data.textured_scenes.TexturedScenes"
 
 
 @pytest.mark.parametrize(

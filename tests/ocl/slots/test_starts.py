@@ -230,3 +230,9 @@ def test_boxes_need_a_segmentation_that_fits() -> None:
     item = WithBoxes(_Items(images=images, visible=visible, segmentation=torch.full((4, 6), -1)))[0]
     assert not item["box_known"].any()
     assert not item["boxes"].any()
+
+
+def test_a_set_without_objects_has_no_boxes() -> None:
+    images, visible = torch.zeros(3, 4, 6), torch.ones(0, dtype=torch.bool)
+    item = WithBoxes(_Items(images=images, visible=visible, segmentation=torch.zeros(4, 6)))[0]
+    assert (item["boxes"].shape, item["box_known"].shape) == ((0, 4), (0,))
