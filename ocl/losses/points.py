@@ -20,6 +20,10 @@ class PointLoss(nn.Module):
     Args:
         matched_only: divide by twice the number of matched slots instead, so that the weight of a point does not
             depend on K and on how many objects are labelled. Not the paper's.
+
+    Raises:
+        ValueError: a grouping that predicts no points, or a training batch whose images hold none, known or not;
+            without them validation gives 0.
     """
 
     def __init__(self, matched_only: bool = False) -> None:
@@ -32,6 +36,10 @@ class PointLoss(nn.Module):
             raise ValueError("PointLoss needs a grouping that predicts points: give SlotAttention a PointGuidance.")
         points = notes["points"]  # (B T K 2)
         if hints is None:
+            if self.training:
+                raise ValueError(
+                    "PointLoss was given a training batch without points: let ocl.data.weak_points.WeakPoints add them."
+                )
             return points.new_zeros(())
         match = notes.get("point_match")  # (B T K)
         if match is None:

@@ -80,7 +80,10 @@ def test_without_labels_it_is_exactly_zero(objects: int) -> None:
         assert found.item() == 0
         (gradient,) = torch.autograd.grad(found, [points])
         assert gradient.abs().max() == 0
-        assert loss(output_of(points), Batch(torch.zeros(2, 3, 4, 4))).item() == 0
+        bare = Batch(torch.zeros(2, 3, 4, 4))
+        with pytest.raises(ValueError, match="training batch without points"):
+            loss(output_of(points), bare)
+        assert loss.eval()(output_of(points), bare).item() == 0
 
 
 def test_a_grouping_without_points_is_named() -> None:
