@@ -54,9 +54,13 @@ def salt_and_pepper(labels: Tensor) -> PerImage:
     return _per_image(strays, torch.ones_like(strays, dtype=torch.bool), labels)
 
 
-def active_slots(maps: Tensor) -> PerImage:
-    """Number of slots whose mean over the image exceeds 1 / (2 K), half of an even share."""
-    active = maps.double().mean((2, 3)) > 1 / (2 * maps.shape[1])
+def active_slots(maps: Tensor, valid: Tensor | None = None) -> PerImage:
+    """Number of slots whose mean over the image exceeds 1 / (2 K), half of an even share.
+
+    valid: (B K) bool; the others are neither counted nor part of K, as in the walks of `ocl.losses.walks`.
+    """
+    slots = torch.ones(maps.shape[:2], dtype=torch.bool, device=maps.device) if valid is None else valid
+    active = slots & (maps.double().mean((2, 3)) > 0.5 / slots.sum(1, keepdim=True))
     return PerImage(active.sum(1).double(), torch.ones(len(maps), dtype=torch.bool, device=maps.device))
 
 
@@ -80,7 +84,7 @@ def slot_map_measures(maps: Tensor, valid: Tensor | None = None) -> dict[str, Pe
     return {
         "components": components_per_slot(labels),
         "salt_and_pepper": salt_and_pepper(labels),
-        "active_slots": active_slots(maps),
+        "active_slots": active_slots(maps, valid),
         "duplicate_pairs": duplicate_pairs(maps, valid),
     }
 

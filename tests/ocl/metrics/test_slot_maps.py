@@ -65,6 +65,8 @@ def test_active_slots_hold_more_than_half_an_even_share() -> None:
     shares = torch.tensor([[0.25, 0.25, 0.25, 0.25], [0.7, 0.1, 0.1, 0.1], [0.5, 0.376, 0.124, 0.0]])
     maps = shares[:, :, None, None].expand(3, 4, 6, 5)
     assert active_slots(maps).values.tolist() == [4, 1, 2]  # the bound is 1/8
+    valid = torch.tensor([[True, True, True, False], [False, True, True, True], [True, True, True, False]])
+    assert active_slots(maps, valid).values.tolist() == [3, 0, 2]  # the bound is 1/6
 
 
 def test_duplicates_are_pairs_of_almost_parallel_maps() -> None:
