@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -77,6 +78,20 @@ class ObjectCentricTraining(LightningModule):
         for module in self.modules():
             if isinstance(module, AfterStep):
                 module.after_step()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Every `log_every_n_steps`, when the host waits for the figures anyway.
+
+        Raises:
+            ValueError: the loss is NaN or infinite, which no later step mends.
+        """
+        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            loss = float(outputs["loss"])
+            if not math.isfinite(loss):
+                raise ValueError(
+                    f"the loss is {loss} at step {self.global_step}; look for images that are not finite, lower "
+                    "model.learning_rate or clip gradients (trainer.gradient_clip_val), and start in another folder."
+                )
 
     def on_validation_epoch_start(self) -> None:
         self._evaluation_state = torch.get_rng_state()

@@ -110,6 +110,15 @@ def test_killed_at_random_moments_it_ends_with_the_same_weights(tmp_path: Path) 
     assert all(torch.equal(expected[name], found[name]) for name in expected)
 
 
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    settings = config(tmp_path / "run")
+    settings["model"]["learning_rate"] = 1e30
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step 5; .* lower model.learning_rate"):
+        run(["fit", "--config", str(tmp_path / "run.yaml")])
+    assert not (tmp_path / "run" / "model").exists()
+
+
 def test_a_run_leaves_what_it_did_and_a_model_that_loads(tmp_path: Path) -> None:
     root = tmp_path / "run"
     fit(root)
