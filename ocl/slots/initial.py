@@ -32,8 +32,11 @@ class InitialSlots(nn.Module):
         batch_size, count = len(features.tokens), self.count(num_slots)
         if noise is None:
             return torch.randn(batch_size, count, self.dim, device=like.device, dtype=like.dtype)
-        if noise.shape[-2:] != (count, self.dim):
-            raise ValueError(f"noise must end in (K, D) = ({count}, {self.dim}), got {tuple(noise.shape)}.")
+        if noise.shape not in ((count, self.dim), (batch_size, count, self.dim)):
+            raise ValueError(
+                f"noise must be (K, D) = ({count}, {self.dim}) or (B, K, D) with B = {batch_size}, "
+                f"got {tuple(noise.shape)}."
+            )
         return noise.to(like.dtype).expand(batch_size, count, self.dim)
 
 

@@ -123,6 +123,7 @@ class InvariantSlotAttention(SlotAttention):
             raise ValueError(f"iterations must be at least 1, got {count}.")
         tokens, grid, rules = self.norm_tokens(features.tokens), features.grid, Rules(self.epsilon)
         places = self.places(slots)
+        places = places.to(torch.promote_types(places.dtype, torch.float32))  # halves know 256 places
         state = _State(slots, places, torch.ones_like(places))
         if self.gradient != "full" and count > 1:
             with torch.no_grad():
@@ -161,7 +162,7 @@ class InvariantSlotAttention(SlotAttention):
         weights = competition.rules.weights(attention)[0].unflatten(-1, grid)  # (B K h w)
         moments = [_moments(weights.sum(dim=-2), x), _moments(weights.sum(dim=-1), y)]
         moved, variance = (torch.stack(axes, dim=-1) for axes in zip(*moments, strict=True))
-        update = self.value(pooled) + self.relative((moved - position) / scale)
+        update = self.value(pooled) + self.relative(((moved - position) / scale).to(pooled.dtype))
         if self.scale:  # the root of a bounded number: that of 0 has no gradient
             scale = variance.clamp(min=self.least_scale**2).sqrt()
         return attention, update, moved, scale

@@ -232,8 +232,9 @@ def test_bad_input_is_named() -> None:
         module(Features(good, (4, 5)), torch.randn(2, 21, 16))
     with pytest.raises(ValueError, match="fixed at K = 3"):
         LearnedSlots(3, 16)(tokens_of(2), num_slots=4)
-    with pytest.raises(ValueError, match="noise must end in"):
-        RandomSlots(3, 16)(tokens_of(2), noise=torch.randn(4, 16))
+    for wrong in ((4, 16), (3, 3, 16)):
+        with pytest.raises(ValueError, match=r"noise must be \(K, D\) = \(3, 16\) or \(B, K, D\) with B = 2"):
+            RandomSlots(3, 16)(tokens_of(2), noise=torch.randn(wrong))
 
 
 def test_compiles_without_graph_breaks_and_agrees() -> None:

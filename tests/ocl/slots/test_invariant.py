@@ -303,6 +303,19 @@ def test_slots_that_are_not_valid_win_nothing() -> None:
     torch.testing.assert_close(found.vectors[:, valid[0]], fewer.vectors)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_in_halves_work_on_the_cpu(dtype: torch.dtype) -> None:
+    module = InvariantSlotAttention(16, scale=True, places=LearnedPlaces(3))
+    tokens, initial = torch.randn(2, 20, 16), torch.randn(2, 3, 16)
+    exact = module(Features(tokens, (4, 5)), initial)
+    found = module.to(dtype)(Features(tokens.to(dtype), (4, 5)), initial.to(dtype))
+    assert found.vectors.dtype == dtype
+    assert found.notes["position"].dtype == torch.float32
+    assert (found.vectors.float() - exact.vectors).norm() / exact.vectors.norm() < 0.03
+    found.vectors.float().square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in module.parameters())
+
+
 def test_compiles_without_graph_breaks_and_agrees() -> None:
     module = InvariantSlotAttention(16, scale=True, places=LearnedPlaces(3))
     tokens, initial = torch.randn(2, 20, 16), torch.randn(2, 3, 16)
