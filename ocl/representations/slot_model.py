@@ -17,7 +17,8 @@ class FrozenSlotModel(ObjectEncoder):
 
     Random starts are drawn once, from `initial_seed`, and used for every image, so that the slots are a function of
     the image. Images of another size are resized to the model's own (bilinear, antialiased). Masks are the grouping's
-    attention (B K h w) over the token grid.
+    attention (B K h w) over the token grid. Weak labels that a batch may hold are not used: starts made for points or
+    boxes take those of images without.
 
     Args:
         model: is frozen in place.

@@ -42,8 +42,10 @@ class SlotAttention(nn.Module):
         epsilon: keeps slots that win nothing from dividing zero by zero.
         gradient: through which iterations it flows. "full": all T. "implicit": the last alone; the others run without
             a graph, so memory does not grow with T (Chang et al. 2022, arXiv 2207.00787: the first-order truncation of
-            the gradient of the fixed point). "bilevel": as implicit, and the initial slots receive the gradient of
-            the last iteration's start, straight through (Jia et al. 2023, arXiv 2210.08990). Same slots in all three.
+            the gradient of the fixed point); the initial slots get none, so several processes need Lightning's
+            strategy ddp_find_unused_parameters_true. "bilevel": as implicit, and the initial slots receive the
+            gradient of the last iteration's start, straight through (Jia et al. 2023, arXiv 2210.08990). Same slots
+            in all three.
         epsilon_in: "numerator" as above, the official code; "denominator", W = A / (sum over N of A + epsilon), as in
             later ones: a slot that wins nothing gets no update instead of the mean.
         heads: H; Q, keys and values are cut into H runs of D / H, each with its own A and with (D / H)^-1/2.
