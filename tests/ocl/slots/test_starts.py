@@ -95,6 +95,12 @@ def test_warm_starts_see_the_image_and_their_encoder_after_a_tenth_of_training(
     assert all(torch.equal(early, late) for early, late in zip(gradients[0][1:], gradients[1][1:], strict=True))
 
 
+def test_warm_starts_are_bounded_however_far_their_queries_are() -> None:
+    """Their loss pulls them to slots that were reached from them: without a bound both run away together."""
+    warmed = PreheatedSlots(RandomSlots(3, 16), total_steps=10)(features(), noise=1e4 * torch.randn(3, 16))
+    torch.testing.assert_close(warmed.norm(dim=-1), torch.full((2, 3), 4.0), rtol=1e-3, atol=0)  # sqrt(D)
+
+
 def test_warm_starts_ask_the_image_in_any_order() -> None:
     starts = PreheatedSlots(RandomSlots(3, 16), total_steps=10)
     tokens, noise = features(), torch.randn(5, 16)
