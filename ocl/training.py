@@ -23,7 +23,8 @@ class ObjectCentricTraining(LightningModule):
 
     Every training step reseeds torch from (seed, step, process), so that random starts and dropout are a function of
     the step alone: a resumed run continues bit for bit and no generator state needs saving. Validation draws from one
-    fixed seed: figures of different steps differ by the weights only.
+    fixed seed: figures of different steps differ by the weights only. Weak labels of a batch (`Batch.hints`) reach the
+    model in validation too, so starts that are conditioned on them are validated with them; frozen models never are.
 
     Args:
         model: the model to train.
