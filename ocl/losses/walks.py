@@ -81,7 +81,10 @@ class Attends(Protocol):
 
 
 class AttentionProjections(Embedding, ReadsModel):
-    """The grouping's own q(LayerNorm(Z)) and k(LayerNorm(H)), which the walk then trains too."""
+    """The grouping's own q(LayerNorm(Z)) and k(LayerNorm(H)), which the walk then trains too.
+
+    Whole rows, whatever else the grouping does to its logits (heads, a refining kernel, relative places).
+    """
 
     def __init__(self) -> None:
         super().__init__()

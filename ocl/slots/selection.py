@@ -21,8 +21,8 @@ class SlotSelection(nn.Module):
     Decoders weigh their masks by z (`ocl.shapes.softmax_over_slots`). `ocl.losses.sparsity.KeepCost` is what makes
     dropping pay; the published training starts from a model trained without selection.
 
-    Slots that were not valid stay dropped. Notes of the result: "keep" (B K) float, z with its gradient, and
-    "keep_probability" (B K) float32, without noise.
+    Slots that were not valid stay dropped, if the image has any that is. Notes of the result: "keep" (B K) float, z and
+    its gradient; "keep_probability" (B K) float32, without noise.
 
     Args:
         dim: slot width D.
