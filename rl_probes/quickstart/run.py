@@ -29,7 +29,7 @@ def quickstart(
     agent_steps: int = 100_000,
     episodes: int = 500,
     seed: int = 0,
-    threads: int = 1,
+    threads: int = 2,
     processes: int = 4,
 ) -> list[dict[str, Any]]:
     """From images to agents: train slots, freeze, probe, predict rewards, run PPO, and report; run again to continue.
