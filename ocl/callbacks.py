@@ -8,13 +8,11 @@ from typing import Any
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
-from torchvision.io import encode_png
 
 from ocl.checkpoints import save
 from ocl.data.collate import collate
-from ocl.files import write_atomically
 from ocl.manifest import write_manifest
-from ocl.pictures import slot_grid
+from ocl.pictures import slot_grid, write_png
 from ocl.shapes import images_as_float
 
 
@@ -41,7 +39,7 @@ class SlotPictures(Callback):
         prediction = output.decoded.prediction
         grid = slot_grid(images, output.decoded.masks, prediction if prediction.ndim == 4 else None).cpu()
         path = Path(trainer.default_root_dir) / "pictures" / f"step-{trainer.global_step:07d}.png"
-        write_atomically(path, lambda temporary: temporary.write_bytes(bytes(encode_png(grid).numpy())))
+        write_png(path, grid)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image("slots", grid, trainer.global_step)

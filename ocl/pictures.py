@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import colorsys
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.io import encode_png
 from torchvision.utils import make_grid
+
+from ocl.files import write_atomically
 
 
 def slot_colors(count: int) -> Tensor:
@@ -43,3 +47,8 @@ def slot_grid(images: Tensor, masks: Tensor, prediction: Tensor | None = None) -
     tiles = torch.stack(columns, dim=1).flatten(0, 1)  # (B columns, 3 H W)
     grid: Tensor = make_grid(tiles, nrow=len(columns), padding=2, pad_value=255)
     return grid
+
+
+def write_png(path: Path, image: Tensor) -> Path:
+    """Write an image (3 H W) uint8 on the CPU, whole or not at all."""
+    return write_atomically(path, lambda temporary: temporary.write_bytes(bytes(encode_png(image).numpy())))

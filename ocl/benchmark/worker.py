@@ -18,15 +18,15 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 from torch.utils.data import Dataset
-from torchvision.io import encode_png
 
 from ocl import fit
 from ocl.benchmark.arms import EVALUATION, JOB, PICTURE, trained
 from ocl.benchmark.evaluation import evaluate
 from ocl.checkpoints import load
 from ocl.commands import exit_with_sentence
-from ocl.files import read_json, write_atomically, write_json
+from ocl.files import read_json, write_json
 from ocl.metrics.protocols import protocol_named
+from ocl.pictures import write_png
 
 
 def run(folder: Path) -> None:
@@ -52,7 +52,7 @@ def run(folder: Path) -> None:
         settings["images"],
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
-    write_atomically(folder / PICTURE, lambda temporary: temporary.write_bytes(bytes(encode_png(picture).numpy())))
+    write_png(folder / PICTURE, picture)
     step = read_json(folder / "model" / "manifest.json")["step"]
     result = {"evaluation": settings, "split": split, "step": step, "minutes": minutes, "measures": measures}
     write_json(folder / EVALUATION, result)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch.utils.data import Dataset
 
-from ocl.data.scenes import Item
+from ocl.data.scenes import Item, read_items
 from ocl.metrics.boxes import tight_boxes
 
 
@@ -42,8 +42,7 @@ class WithBoxes(Dataset[Item]):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
-        together = getattr(self.dataset, "__getitems__", None)
-        items: list[Item] = together(indices) if together else [self.dataset[index] for index in indices]
+        items = read_items(self.dataset, indices)
         labels = torch.stack([item["segmentation"].long() for item in items]) - 1  # (n H W), objects from 0 on
         boxes, known = tight_boxes(labels)
         height, width = labels.shape[1:]

@@ -19,6 +19,13 @@ Item = dict[str, Tensor]
 REQUIRED = ("images", "segmentation", "visible")
 
 
+def read_items(dataset: Dataset[Item], indices: Sequence[int]) -> list[Item]:
+    """The items at `indices`, in one call where the data set reads several together."""
+    together = getattr(dataset, "__getitems__", None)
+    items: list[Item] = together(indices) if together else [dataset[index] for index in indices]
+    return items
+
+
 class Scenes(Dataset[Item], ABC):
     """Scenes drawn by a generator, `block` at a time.
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from ocl.data.scenes import Item
+from ocl.data.scenes import Item, read_items
 
 MOST_IN_CYCLE = 100
 """A labelled share is taken as the nearest fraction with a denominator up to this."""
@@ -118,8 +118,7 @@ class WeakPoints(Dataset[Item]):
 
     def __getitems__(self, indices: Sequence[int]) -> list[Item]:
         inner = [self.inner_index(index) for index in indices]
-        together = getattr(self.dataset, "__getitems__", None)
-        items: list[Item] = together(inner) if together else [self.dataset[index] for index in inner]
+        items = read_items(self.dataset, inner)
         return [self._with_points(item, index) for item, index in zip(items, inner, strict=True)]
 
     def _with_points(self, item: Item, index: int) -> Item:

@@ -41,8 +41,9 @@ class SlotFeatureSlot(nn.Module, ReadsModel):
     def forward(self, output: Output, batch: Batch) -> Tensor:
         walk = self.walk(output, batch)
         kept = walk.kept
-        log_return = slot_log_return(walk)  # (B K)
-        if self.second_temperature is not None:
+        if self.second_temperature is None:
+            log_return = slot_log_return(walk)  # (B K)
+        else:
             with torch.autocast(kept.device.type, enabled=False):
                 walked = walk.to_features @ walk.to_slots.mT / self.second_temperature  # (B K K)
             walked = walked.masked_fill(~kept[:, None, :], EXCLUDED)

@@ -121,21 +121,30 @@ class SlotAttention(nn.Module):
         least one of an image must be valid.
         """
         self._check(features, slots, valid)
-        count = self.iterations if iterations is None else iterations
-        if count < 1:
-            raise ValueError(f"iterations must be at least 1, got {count}.")
+        count = self._count(iterations)
         tokens = self.norm_tokens(features.tokens)
         keys = None if self.kernel is None else self.kernel(tokens, features.grid)
         trace = PointTrace(hints, valid)
         if self.gradient != "full" and count > 1:
             with torch.no_grad():
                 settled, _ = self._iterate(tokens, keys, slots, count - 1, trace)
-            slots = settled + (slots - slots.detach()) if self.gradient == "bilevel" else settled
+            slots = self._last_start(settled, slots)
             count = 1
         slots, attention = self._iterate(tokens, keys, slots, count, trace)
         if valid is None:
             valid = torch.ones(slots.shape[:2], dtype=torch.bool, device=slots.device)
         return Slots(slots, attention.unflatten(-1, features.grid), valid, trace.notes())
+
+    def _count(self, iterations: int | None) -> int:
+        """T of a call: `iterations`, or the module's own for None."""
+        count = self.iterations if iterations is None else iterations
+        if count < 1:
+            raise ValueError(f"iterations must be at least 1, got {count}.")
+        return count
+
+    def _last_start(self, settled: Tensor, start: Tensor) -> Tensor:
+        """Where the one iteration with a graph starts: `settled`, and "bilevel" hands its gradient to `start`."""
+        return settled + (start - start.detach()) if self.gradient == "bilevel" else settled
 
     def _iterate(
         self, tokens: Tensor, keys: Tensor | None, slots: Tensor, count: int, trace: PointTrace

@@ -118,9 +118,7 @@ class InvariantSlotAttention(SlotAttention):
         """tokens (B N F), initial slots (B K D) -> vectors (B K D), masks (B K h w), notes "position" (B K 2) as (x, y)
         in [0, 1] and, with `scale`, "scale" (B K 2). Slots that are not `valid` (B K) win nothing."""
         self._check(features, slots, valid)
-        count = self.iterations if iterations is None else iterations
-        if count < 1:
-            raise ValueError(f"iterations must be at least 1, got {count}.")
+        count = self._count(iterations)
         tokens, grid, rules = self.norm_tokens(features.tokens), features.grid, Rules(self.epsilon)
         places = self.places(slots)
         places = places.to(torch.promote_types(places.dtype, torch.float32))  # halves know 256 places
@@ -128,10 +126,8 @@ class InvariantSlotAttention(SlotAttention):
         if self.gradient != "full" and count > 1:
             with torch.no_grad():
                 settled = self._rounds(Competition(tokens, rules, valid=valid), grid, state, count - 1)
-            if self.gradient == "bilevel":
-                pairs = zip(settled, state, strict=True)
-                settled = _State(*(end + (start - start.detach()) for end, start in pairs))
-            state, count = settled, 1
+            state = _State(*(self._last_start(end, start) for end, start in zip(settled, state, strict=True)))
+            count = 1
         competition = Competition(tokens, rules, valid=valid)
         state = self._rounds(competition, grid, state, count)
         attention, _, position, scale = self._look(competition, grid, state)
