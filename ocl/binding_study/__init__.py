@@ -1,0 +1,1 @@
+"""IsSameObject over all layers of a model in one table, with every control beside it."""

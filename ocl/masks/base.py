@@ -1,0 +1,53 @@
+"""What a mask source gives, and what it must be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ocl.shapes import Batch
+
+
+@dataclass
+class Masks:
+    """Segments of images, padded to K per image; they may overlap and need not cover the image.
+
+    masks:  (B K H W) at the size of the images: bool, or float in [0, 1] for soft masks.
+    scores: (B K) float32, the source's own confidence; 1 where it has none, 0 where not valid.
+    valid:  (B K) bool; False marks padding, whose masks are empty. A valid mask has at least one pixel.
+    """
+
+    masks: Tensor
+    scores: Tensor
+    valid: Tensor
+
+    def __post_init__(self) -> None:
+        if self.masks.ndim != 4 or not (self.masks.dtype == torch.bool or self.masks.is_floating_point()):
+            raise ValueError(
+                f"masks must be (B, K, H, W), bool or floating, got {tuple(self.masks.shape)} {self.masks.dtype}."
+            )
+        expected = self.masks.shape[:2]
+        if self.scores.shape != expected or self.valid.shape != expected or self.valid.dtype != torch.bool:
+            found = f"scores {tuple(self.scores.shape)}, valid {tuple(self.valid.shape)} {self.valid.dtype}"
+            raise ValueError(f"scores and valid (bool) must be {tuple(expected)} like the masks, got {found}.")
+
+    def __len__(self) -> int:
+        return int(self.masks.shape[0])
+
+    @staticmethod
+    def of(masks: Tensor, scores: Tensor | None = None) -> Masks:
+        """(B K H W) -> `Masks` with every mask valid that has a pixel."""
+        valid = masks.flatten(2).any(dim=-1)
+        confidence = torch.ones(valid.shape, device=masks.device) if scores is None else scores.float()
+        return Masks(masks, confidence.masked_fill(~valid, 0), valid)
+
+
+class MaskSource(Protocol):
+    """Images to segments. A source reads what it needs of a batch: most the images, true masks the segmentation."""
+
+    def __call__(self, batch: Batch) -> Masks:
+        """images (B 3 H W) -> masks (B K H W), scores and valid (B K); K may differ from call to call and may be 0."""
+        ...
