@@ -1,0 +1,163 @@
+"""Perturbed masks meet their target to the pixel, and only change what their name says."""
+
+import pytest
+import torch
+
+from ocl.data.collate import collate
+from ocl.data.sprite_scenes import SpriteScenes
+from ocl.masks.base import Masks
+from ocl.masks.perturb import Dilate, Erode, Merge, PerturbedMasks, Split
+
+KINDS = [Erode, Dilate, Split, Merge]
+
+
+class TrueMasks:
+    """All objects, with a column that is not valid."""
+
+    def __call__(self, batch):
+        return Masks.of(batch.segmentation[:, None] == torch.arange(1, 5)[:, None, None], torch.rand(len(batch), 4))
+
+
+def scenes(count=64, size=64):
+    dataset = SpriteScenes(count, image_size=size, num_objects=(3, 3), separation=0.35, scales=(0.2, 0.3))
+    return collate(dataset.__getitems__(range(count)))
+
+
+def true_masks(**arguments):
+    return TrueMasks()(scenes(**arguments)).masks
+
+
+def area(masks):
+    return masks.flatten(2).sum(-1)
+
+
+def iou(first, second):
+    return area(first & second) / area(first | second)
+
+
+@pytest.mark.parametrize("target", [0.9, 0.7, 0.5, 0.3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_target_is_met_to_the_pixel(kind, target):
+    masks = true_masks()
+    worse = kind(target)(masks)[:, :4]
+    real = area(masks) > 0
+    assert real[:, :3].all()
+    assert not real[:, 3].any()
+    assert not worse[~real].any()
+    found = iou(masks, worse)[real]
+    # Half a pixel of the part that is counted, against the area that it is divided by.
+    slack = 0.5 / area(masks)[real]
+    assert ((found - target).abs() <= slack + 1e-6).all()
+
+
+def test_what_shrinks_lies_inside_and_what_grows_holds_the_mask():
+    masks = true_masks()
+    for kind in (Erode, Split):
+        assert not (kind(0.5)(masks)[:, :4] & ~masks).any()
+    for kind in (Dilate, Merge):
+        assert not (masks & ~kind(0.5)(masks)).any()
+
+
+def test_a_split_loses_and_doubles_nothing():
+    masks = true_masks()
+    parts = Split(0.7)(masks)
+    assert parts.shape == (64, 8, 64, 64)
+    first, second = parts.chunk(2, dim=1)
+    assert torch.equal(first | second, masks)
+    assert not (first & second).any()
+    # A straight cut: a line separates the parts, so their convex hulls are apart. Checked on the line itself.
+    direction = Split(0.7).direction(masks)
+    y, x = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    along = direction[..., 0, None, None] * x + direction[..., 1, None, None] * y
+    least = along.masked_fill(~first, torch.inf).flatten(2).amin(-1)
+    most = along.masked_fill(~second, -torch.inf).flatten(2).amax(-1)
+    assert (least >= most)[:, :3].all()
+
+
+def test_erosion_and_dilation_of_a_square_are_squares():
+    masks = torch.zeros(1, 1, 32, 32, dtype=torch.bool)
+    masks[..., 8:20, 8:20] = True
+    inner, outer = torch.zeros_like(masks), torch.zeros_like(masks)
+    inner[..., 10:18, 10:18] = True
+    outer[..., 6:22, 6:22] = True
+    assert torch.equal(Erode(64 / 144)(masks), inner)
+    assert torch.equal(Dilate(144 / 256)(masks), outer)
+
+
+def test_erosion_starts_at_the_edge_and_the_frame_is_no_edge():
+    masks = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    masks[..., :, :8] = True  # the left half: only its right side is an edge
+    kept = Erode(0.5)(masks)
+    expected = torch.zeros_like(masks)
+    expected[..., :, :4] = True
+    assert torch.equal(kept, expected)
+
+
+def test_merging_grows_to_one_side_and_dilation_to_all():
+    masks = true_masks(size=96)
+    y, x = torch.meshgrid(torch.arange(96.0), torch.arange(96.0), indexing="ij")
+
+    def middle(parts):
+        return (
+            torch.stack([(parts * y).flatten(2).sum(-1), (parts * x).flatten(2).sum(-1)], -1) / area(parts)[..., None]
+        )
+
+    inside = ((y - 48).abs() < 20) & ((x - 48).abs() < 20)  # far from the frame, which bounds what grows
+    central = inside[middle(masks)[:, :3].long().unbind(-1)]
+    assert central.sum() > 20
+    shift = {kind: (middle(kind(0.6)(masks)) - middle(masks))[:, :3].norm(dim=-1)[central] for kind in (Dilate, Merge)}
+    assert shift[Dilate].median() < 1
+    assert shift[Merge].median() > 3
+    toward = (middle(Merge(0.6)(masks)) - middle(masks)).flip(-1)  # (y, x) -> (x, y)
+    assert ((toward * Merge(0.6).direction(masks)).sum(-1)[:, :3][central] > 0).all()
+
+
+def test_directions_go_all_ways_and_belong_to_the_mask_alone():
+    masks = true_masks(count=256)[:, :3]
+    direction = Merge(0.5).direction(masks).flatten(0, 1)
+    angle = torch.atan2(direction[:, 1], direction[:, 0])
+    quarters = torch.histc(angle, 4, -torch.pi, torch.pi) / len(angle)
+    assert ((quarters - 0.25).abs() < 4 * 0.433 / len(angle) ** 0.5).all()
+    assert not torch.equal(Merge(0.5, seed=1).direction(masks).flatten(0, 1), direction)
+    for kind in KINDS:
+        together, alone = kind(0.5)(masks), kind(0.5)(masks[7:8])
+        assert torch.equal(together[7:8], alone)
+
+
+def test_iou_one_changes_nothing():
+    masks = true_masks()
+    for kind in KINDS:
+        assert torch.equal(kind(1.0)(masks)[:, :4], masks)
+
+
+def test_nothing_grows_past_the_image():
+    masks = torch.zeros(1, 2, 8, 8, dtype=torch.bool)
+    masks[0, 0, :4] = True
+    masks[0, 1] = True
+    for kind in (Dilate, Merge):
+        assert kind(0.1)(masks).all()
+    single = torch.zeros(1, 1, 8, 8, dtype=torch.bool)
+    single[..., 3, 3] = True
+    assert torch.equal(Erode(0.1)(single), single), "a mask keeps at least one pixel"
+
+
+def test_as_a_source():
+    batch = scenes()
+    torch.manual_seed(0)
+    found = PerturbedMasks(TrueMasks(), Split(0.7))(batch)
+    torch.manual_seed(0)
+    plain = TrueMasks()(batch)
+    assert found.masks.shape == (64, 8, 64, 64)
+    assert torch.equal(found.valid, plain.valid.repeat(1, 2))
+    assert torch.equal(found.scores, plain.scores.repeat(1, 2))
+    eroded = PerturbedMasks(TrueMasks(), Erode(0.7))(batch)
+    assert torch.equal(eroded.masks, Erode(0.7)(plain.masks))
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(ValueError, match=r"Erode: iou must be in \(0, 1\], got 0"):
+        Erode(0)
+    with pytest.raises(ValueError, match="threshold soft masks"):
+        Merge(0.5)(torch.rand(1, 2, 8, 8))
+    with pytest.raises(ValueError, match=r"\(B, K, H, W\)"):
+        Merge(0.5)(torch.ones(2, 8, 8, dtype=torch.bool))
