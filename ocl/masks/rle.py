@@ -1,0 +1,194 @@
+"""Run-length codes of masks: column-major runs as in COCO, many masks at a time.
+
+A code is {"size": [H, W], "counts": runs}: the lengths of the runs of 0, 1, 0, ... down the first column, the second
+and so on; the first run is of zeros and has length 0 where the mask starts with a one. `compress` turns the runs into
+COCO's text. Codes equal those of pycocotools byte by byte.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+RLE: TypeAlias = dict[str, Any]
+"""{"size": [H, W], "counts": list of runs, or COCO's text}."""
+
+_CHUNK = 2**22  # pixels at a time: they stay in the cache of a CPU
+_LONGEST = 7  # characters of five bits for a run below 2^32 and its sign
+
+
+def encode(masks: Tensor) -> list[RLE]:
+    """(n H W) bool -> n codes with uncompressed runs.
+
+    Raises:
+        ValueError: not (n H W), not bool, or no pixels.
+    """
+    if masks.ndim != 3 or masks.dtype != torch.bool or 0 in masks.shape[1:]:
+        raise ValueError(f"masks must be (n, H, W) bool with pixels, got {tuple(masks.shape)} {masks.dtype}.")
+    height, width = masks.shape[1:]
+    step = max(1, _CHUNK // (height * width))
+    codes = []
+    for part in masks.split(step):
+        changes, owners = _changes_on_device(part) if part.is_cuda else _changes(part)
+        # Every mask's last run ends with the mask; a change there is the first pixel of the next one.
+        ends = np.arange(1, len(part) + 1) * (height * width)
+        runs = np.diff(np.sort(np.concatenate([changes, ends])), prepend=0).tolist()
+        stop = 0
+        for count in owners.tolist():
+            start, stop = stop, stop + count + 1
+            codes.append({"size": [height, width], "counts": runs[start:stop]})
+    return codes
+
+
+def decode(codes: Sequence[RLE]) -> Tensor:
+    """n codes of one size, compressed or not -> masks (n H W) bool; (0 0 0) without codes.
+
+    Raises:
+        ValueError: codes of several sizes, or runs that do not fill the size.
+    """
+    sizes = {tuple(code["size"]) for code in codes}
+    if len(sizes) > 1:
+        raise ValueError(f"Only codes of one size make one stack, got {sorted(sizes)}; decode them apart.")
+    height, width = sizes.pop() if sizes else (0, 0)
+    runs, lengths = _runs(codes)
+    ones = _places(lengths) % 2 == 1
+    columns = torch.from_numpy(np.repeat(ones, runs)).view(len(codes), width, height)
+    return columns.transpose(1, 2).contiguous()
+
+
+def areas(codes: Sequence[RLE]) -> Tensor:
+    """(n) int64: pixels of every mask."""
+    runs, lengths = _runs(codes)
+    ones = runs * (_places(lengths) % 2)
+    owner = np.repeat(np.arange(len(codes)), lengths)
+    return torch.from_numpy(np.bincount(owner, ones, len(codes)).astype(np.int64))
+
+
+def boxes(codes: Sequence[RLE]) -> Tensor:
+    """(n 4) int64: x, y, width and height in pixels, as in COCO; zeros for empty masks."""
+    runs, lengths = _runs(codes)
+    owner = np.repeat(np.arange(len(codes)), lengths)
+    height = np.array([code["size"][0] for code in codes], dtype=np.int64)
+    pixels = height * np.array([code["size"][1] for code in codes], dtype=np.int64)
+    ones = (_places(lengths) % 2 == 1) & (runs > 0)
+    stop = (np.cumsum(runs) - np.repeat(np.cumsum(pixels) - pixels, lengths))[ones]
+    owner, runs = owner[ones], runs[ones]
+    tall = height[owner]
+    (left, top), (right, bottom) = np.divmod(stop - runs, tall), np.divmod(stop - 1, tall)
+    whole = right > left  # a run over the end of a column touches both edges
+    lowest = np.full((len(codes), 2), np.iinfo(np.int64).max)
+    highest = np.full((len(codes), 2), -1)
+    np.minimum.at(lowest, owner, np.stack([left, np.where(whole, 0, top)], axis=1))
+    np.maximum.at(highest, owner, np.stack([right, np.where(whole, tall - 1, bottom)], axis=1))
+    empty = highest[:, :1] < 0
+    return torch.from_numpy(np.where(empty, 0, np.concatenate([lowest, highest - lowest + 1], axis=1)))
+
+
+def compress(codes: Sequence[RLE]) -> list[RLE]:
+    """Codes with COCO's text in the place of runs; text stays as it is.
+
+    From the fourth run on a run is written as its difference to the one two before (objects have straight edges), in
+    characters of five bits, lowest first, with a sixth bit that says that more follow.
+    """
+    runs, lengths = _runs(codes)
+    values = runs.copy()
+    far = _places(lengths) > 2
+    values[far] -= runs[np.flatnonzero(far) - 2]
+    characters = np.empty((len(values), _LONGEST), dtype=np.uint8)
+    keep = np.zeros_like(characters, dtype=bool)
+    more = np.ones(len(values), dtype=bool)
+    for digit in range(_LONGEST):
+        keep[:, digit] = more
+        bits = values & 31
+        values >>= 5
+        more &= values != -(bits >> 4)  # what is left is not just the sign, which the highest bit tells
+        characters[:, digit] = bits + 32 * more + 48
+    text = characters[keep].tobytes().decode("ascii")
+    stops = np.append(0, np.cumsum(keep.sum(axis=1)))[np.append(0, np.cumsum(lengths))].tolist()
+    return [
+        {"size": list(code["size"]), "counts": text[start:stop]}
+        for code, start, stop in zip(codes, stops[:-1], stops[1:], strict=True)
+    ]
+
+
+def decompress(code: RLE) -> RLE:
+    """A code with runs in the place of COCO's text; runs stay as they are.
+
+    Raises:
+        ValueError: text that is cut off or is not COCO's.
+    """
+    return {"size": list(code["size"]), "counts": _counts(code).tolist()}
+
+
+def _changes(masks: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Column-major places where a pixel differs from the one before (0 before the first), in no order; (n) how many.
+
+    Few pixels do: whole words of eight equal ones are skipped, and only the places found are brought into column order,
+    instead of all pixels.
+    """
+    count, height, width = masks.shape
+    area = height * width
+    pixels = masks.contiguous().view(torch.uint8)
+    words = np.zeros(-(-pixels.numel() // 8), dtype=np.int64)
+    changed = torch.from_numpy(words.view(np.uint8)[: pixels.numel()]).view(pixels.shape)
+    torch.bitwise_xor(pixels[:, 1:], pixels[:, :-1], out=changed[:, 1:])
+    changed[:, 0] = pixels[:, 0]
+    changed[:, 0, 1:] ^= pixels[:, -1, :-1]
+    filled = np.flatnonzero(words != 0)
+    inside = np.flatnonzero(words[filled].view(bool))
+    place = (filled * 8)[inside >> 3] + (inside & 7)  # (image, y, x) as one number, ascending
+    starts = np.searchsorted(place, np.arange(0, count * area + 1, width))  # of every row
+    image, y = np.divmod(np.arange(count * height), height)
+    shift = image * area + y - (image * area + y * width) * height  # place = .. + x  ->  .. + x * height + y
+    return place * height + np.repeat(shift, np.diff(starts)), np.diff(starts[::height])
+
+
+def _changes_on_device(masks: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """`_changes` of masks on a GPU: only the places leave it."""
+    columns = masks.transpose(1, 2).flatten(1)
+    changed = columns.clone()
+    changed[:, 1:] ^= columns[:, :-1]
+    return changed.flatten().nonzero().squeeze(1).cpu().numpy(), changed.sum(1).cpu().numpy()
+
+
+def _runs(codes: Sequence[RLE]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The runs of all codes in one row, and (n) how many each has."""
+    parts = [_counts(code) for code in codes]
+    for code, part in zip(codes, parts, strict=True):
+        height, width = code["size"]
+        if part.min(initial=0) < 0 or part.sum() != height * width:
+            raise ValueError(f"The runs of a mask must fill {height} x {width} pixels, they fill {part.sum()}.")
+    lengths = np.array([len(part) for part in parts], dtype=np.int64)
+    return np.concatenate([np.zeros(0, dtype=np.int64), *parts]), lengths
+
+
+def _counts(code: RLE) -> NDArray[np.int64]:
+    counts = code["counts"]
+    if not isinstance(counts, str | bytes):
+        return np.array(counts, dtype=np.int64)
+    raw = np.frombuffer(counts.encode() if isinstance(counts, str) else counts, dtype=np.uint8).astype(np.int64) - 48
+    last = (raw & 32) == 0  # of a run
+    if len(raw) == 0 or raw.min() < 0 or raw.max() > 63 or not last[-1]:
+        raise ValueError(f"{str(counts)[:40]!r} is not the compressed text of a mask; it is cut off or altered.")
+    owner = np.cumsum(last) - last
+    digit = _places(np.bincount(owner))
+    if digit.max() >= _LONGEST:
+        raise ValueError(f"{str(counts)[:40]!r} is not the compressed text of a mask; a run is too long.")
+    values = np.zeros(owner[-1] + 1, dtype=np.int64)
+    np.add.at(values, owner, (raw & 31) << (5 * digit))
+    negative = (raw[last] & 16) > 0
+    values[negative] -= np.int64(1) << (5 * (digit[last][negative] + 1))
+    # Undo the differences: runs 1, 3, 5, ... are running sums, and so are runs 2, 4, 6, ...
+    values[1::2], values[2::2] = np.cumsum(values[1::2]), np.cumsum(values[2::2])
+    return values
+
+
+def _places(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """0, 1, 2, ... within each of the rows of these lengths."""
+    total = int(lengths.sum())
+    return np.arange(total) - np.repeat(np.cumsum(lengths) - lengths, lengths)
