@@ -52,7 +52,8 @@ class Grey:
     def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
         images, masks = _checked(images, masks)
         squares = self.frame(masks)
-        return self.fill + _alpha(masks, squares, self.size) * resample(images - self.fill, squares, (self.size,) * 2)
+        size = (self.size, self.size)
+        return self.fill + _alpha(masks, squares, size) * resample(images - self.fill, squares, size)
 
 
 class GreyCrop(Grey):
@@ -95,7 +96,7 @@ class Alpha(Unmasked):
     def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
         pictures = super().__call__(images, masks)
         images, masks = _checked(images, masks)
-        return torch.cat([pictures, _alpha(masks, self.frame(masks), self.size)], dim=2)
+        return torch.cat([pictures, _alpha(masks, self.frame(masks), (self.size,) * 2)], dim=2)
 
 
 class Blur(Grey):
@@ -115,9 +116,9 @@ class Blur(Grey):
         images, masks = _checked(images, masks)
         sigma = 0.3 * ((self.kernel - 1) / 2 - 1) + 0.8
         both = torch.cat([images, gaussian_blur(images, [self.kernel] * 2, [sigma] * 2)], dim=1)
-        squares = self.frame(masks)
-        sharp, blurred = (resample(both - self.fill, squares, (self.size,) * 2) + self.fill).chunk(2, dim=2)
-        return torch.lerp(blurred, sharp, _alpha(masks, squares, self.size))
+        squares, size = self.frame(masks), (self.size, self.size)
+        sharp, blurred = (resample(both - self.fill, squares, size) + self.fill).chunk(2, dim=2)
+        return torch.lerp(blurred, sharp, _alpha(masks, squares, size))
 
 
 class OccamV1:
@@ -138,20 +139,18 @@ class OccamV1:
         images, masks = _checked(images, masks)
         height, width = images.shape[-2:]
         squares = AroundMask(published=True)(masks)
-        mask = resample(masks.flatten(0, 1)[:, None], squares.flat(), (height, width)).view(
-            *masks.shape[:2], 1, height, width
-        )
-        pictures = 0.5 + mask * (resample(images, squares, (height, width)) - 0.5)
+        stretched = resample(images, squares, (height, width))
+        pictures = 0.5 + _alpha(masks, squares, (height, width)) * (stretched - 0.5)
         shorter = min(height, width)
         resized = (self.size * height // shorter, self.size * width // shorter)
         shrunk = F.interpolate(pictures.flatten(0, 1), resized, mode="bilinear", antialias=True, align_corners=False)
         top, left = (round((length - self.size) / 2) for length in resized)
         shown = shrunk[..., top : top + self.size, left : left + self.size]
-        return shown.unflatten(0, masks.shape[:2])
+        return shown.reshape(*masks.shape[:2], 3, self.size, self.size)
 
 
 def _checked(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Both as float32."""
+    """The images as float32, the masks as they are if bool, else as float32."""
     images = images_as_float(images)
     fits = masks.ndim == 4 and masks.shape[0] == images.shape[0] and masks.shape[-2:] == images.shape[-2:]
     if not fits or not (masks.dtype == torch.bool or masks.is_floating_point()):
@@ -159,10 +158,9 @@ def _checked(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
         raise ValueError(
             f"masks must be {expected}, bool or floating, like the images, got {tuple(masks.shape)} {masks.dtype}."
         )
-    return images, masks.float()
+    return images, masks if masks.dtype == torch.bool else masks.float()
 
 
-def _alpha(masks: Tensor, squares: Squares, size: int) -> Tensor:
-    """(B K H W) -> (B K 1 size size)."""
-    resized = resample(masks.flatten(0, 1)[:, None], squares.flat(), (size, size))  # (B*K 1 1 size size)
-    return resized.view(*masks.shape[:2], 1, size, size)
+def _alpha(masks: Tensor, squares: Squares, size: tuple[int, int]) -> Tensor:
+    """(B K H W) -> (B K 1 h w)."""
+    return resample(masks.flatten(0, 1)[:, None], squares.flat(), size).view(*masks.shape[:2], 1, *size)

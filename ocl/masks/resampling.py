@@ -37,24 +37,25 @@ def resample(images: Tensor, squares: Squares, size: tuple[int, int]) -> Tensor:
     image read the same table.
 
     Args:
-        images: (B c H W) floating.
+        images: (B c H W) floating, or bool as 0 and 1.
         squares: (B K).
         size: (h, w) of the output.
 
     Returns:
-        (B K c h w), differentiable with respect to `images`.
+        (B K c h w) in the images' dtype, float32 for bool; differentiable with respect to `images`.
     """
     batch, channels, height, width = images.shape
+    dtype = images.dtype if images.is_floating_point() else torch.float32
     count = squares.side.shape[1]
     if batch * count == 0:
-        return images.new_zeros(batch, count, channels, *size)
+        return images.new_zeros(batch, count, channels, *size, dtype=dtype)
     index, weight = _taps(squares.left, squares.side, squares.largest, size[1], width)
-    table = images.permute(0, 3, 1, 2).reshape(batch * width, channels * height)
-    rows = _mix(table, index + width * _arange(batch, index)[:, None, None, None], weight.to(images.dtype))
+    table = images.permute(0, 3, 1, 2).reshape(batch * width, channels * height).to(dtype)
+    rows = _mix(table, index + width * _arange(batch, index)[:, None, None, None], weight.to(dtype))
     rows = rows.view(batch * count, size[1], channels, height).permute(0, 3, 2, 1)  # (B*K H c w)
     index, weight = _taps(squares.top.view(-1), squares.side.view(-1), squares.largest, size[0], height)
     table = rows.reshape(batch * count * height, channels * size[1])
-    rows = _mix(table, index + height * _arange(batch * count, index)[:, None, None], weight.to(images.dtype))
+    rows = _mix(table, index + height * _arange(batch * count, index)[:, None, None], weight.to(dtype))
     return rows.view(batch, count, size[0], channels, size[1]).transpose(2, 3)
 
 
@@ -77,7 +78,10 @@ def _mix(table: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     """(R D) rows, index and weight (... n) -> (rows D): weighted sums of n rows each, without the gathered tensor."""
     count = index.shape[-1]
     return F.embedding_bag(
-        index.reshape(-1, count), table, mode="sum", per_sample_weights=weight.reshape(-1, count).contiguous()
+        index.reshape(-1, count),
+        table.contiguous(),  # the kernel is seven times slower on a strided view
+        mode="sum",
+        per_sample_weights=weight.reshape(-1, count),
     )
 
 
