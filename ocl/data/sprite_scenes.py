@@ -61,8 +61,8 @@ class SpriteScenes(Scenes):
         if not 0 <= separation < 1:
             raise ValueError(f"{name}: separation must be at least 0 and below 1, got {separation}.")
         self.image_size, self.max_objects, self.least_objects = (image_size, image_size), most, least
-        self.shapes = _indices(f"{name}: shapes", shapes, SHAPES)
-        self.colors = _indices(f"{name}: colors", colors, COLORS)
+        self.shapes = indices_of(f"{name}: shapes", shapes, SHAPES)
+        self.colors = indices_of(f"{name}: colors", colors, COLORS)
         self.scales = np.array(scales, dtype=np.float64)
         self.separation = separation
         self.renderer = SpriteRenderer(image_size)
@@ -70,7 +70,7 @@ class SpriteScenes(Scenes):
     def generate(self, generator: np.random.Generator, count: int) -> dict[str, NDArray[Any]]:
         many = (count, self.max_objects)
         present = np.arange(self.max_objects) < generator.integers(self.least_objects, self.max_objects + 1, (count, 1))
-        shape, color = generator.choice(self.shapes, many), generator.choice(self.colors, many)
+        shape, color = self._shapes(generator, many), generator.choice(self.colors, many)
         scale = generator.choice(self.scales, many)
         position = self._place(generator, scale)
         images, segmentation = self.renderer.render(position, shape, color, scale, present)
@@ -83,6 +83,10 @@ class SpriteScenes(Scenes):
             "color": color,
             "scale": scale.astype(np.float32),
         }
+
+    def _shapes(self, generator: np.random.Generator, many: tuple[int, int]) -> NDArray[np.int64]:
+        """(n M) shapes."""
+        return generator.choice(self.shapes, many)
 
     def _place(self, generator: np.random.Generator, scale: NDArray[np.float64]) -> NDArray[np.float64]:
         """(n M) scales -> (n M 2) centres, uniform where a square of that scale stays inside the frame and no earlier
@@ -107,7 +111,7 @@ class SpriteScenes(Scenes):
         return position
 
 
-def _indices(argument: str, names: Sequence[str], known: tuple[str, ...]) -> NDArray[np.int64]:
+def indices_of(argument: str, names: Sequence[str], known: tuple[str, ...]) -> NDArray[np.int64]:
     unknown = [name for name in names if name not in known]
     if unknown or not names:
         raise ValueError(f"{argument} must be among {', '.join(known)}; got {list(names)}.")

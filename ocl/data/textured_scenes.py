@@ -93,33 +93,37 @@ class TexturedScenes(SpriteScenes):
         several = np.tile(np.unique(self.colors), (count, 1))
         drawn = generator.permuted(several, axis=1)[:, : self.colors_per_image]
         scenes["color"] = drawn[:, np.arange(self.max_objects) % self.colors_per_image]
-        scenes["images"] = self._paint(generator, scenes["segmentation"], scenes["color"])
+        scenes["images"] = self._paint(generator, scenes)
         return scenes
 
-    def _paint(
-        self, generator: np.random.Generator, segmentation: NDArray[np.uint8], color: NDArray[np.int64]
-    ) -> NDArray[np.uint8]:
-        """Label maps (n H W) and colours (n M) -> images (n 3 H W)."""
-        count, size = len(segmentation), self.image_size[0]
+    def _paint(self, generator: np.random.Generator, scenes: dict[str, NDArray[Any]]) -> NDArray[np.uint8]:
+        """Label maps (n H W) and colours (n M) among the attributes -> images (n 3 H W)."""
+        segmentation = scenes["segmentation"]
+        count = len(segmentation)
         texture, contrast = np.float32(self.texture), np.float32(self.contrast)
         mean = texture / 2 + (1 - texture) * generator.random((count, 3), dtype=np.float32)
-        image = mean[..., None, None] + texture / 2 * self._pattern(generator, count, size)
-        pure = self.renderer.palette[color] / np.float32(255)  # (n M 3)
+        image = mean[..., None, None] + texture / 2 * self._pattern(generator, self._behind(generator, scenes))
+        pure = self.renderer.palette[scenes["color"]] / np.float32(255)  # (n M 3)
         paint = mean[:, None] + contrast * (pure - mean[:, None])
         labels, pixels = segmentation.reshape(count, -1), image.reshape(count, 3, -1)
         scene, pixel = np.nonzero(labels)
         fill = paint[scene, labels[scene, pixel] - 1]  # (pixels of objects, 3)
         if self.object_texture:
-            own = (1 + self._pattern(generator, count, size).reshape(pixels.shape)[scene, :, pixel]) / 2
+            own = self._pattern(generator, generator.integers(len(self._backgrounds), size=count))
+            own = (1 + own.reshape(pixels.shape)[scene, :, pixel]) / 2
             fill += np.float32(self.object_texture) * (own - fill)
         pixels[scene, :, pixel] = fill
         rounded: NDArray[np.uint8] = np.rint(255 * image).astype(np.uint8)
         return rounded
 
-    def _pattern(self, generator: np.random.Generator, count: int, size: int) -> NDArray[np.float32]:
-        """(n 3 H W) in [-1, 1], every image's from one of the backgrounds."""
-        kind = generator.integers(len(self._backgrounds), size=count)
-        pattern = np.empty((count, 3, size, size), dtype=np.float32)
+    def _behind(self, generator: np.random.Generator, scenes: dict[str, NDArray[Any]]) -> NDArray[np.int64]:
+        """(n) which of the backgrounds lies behind each scene."""
+        return generator.integers(len(self._backgrounds), size=len(scenes["segmentation"]))
+
+    def _pattern(self, generator: np.random.Generator, kind: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(n) backgrounds -> (n 3 H W) in [-1, 1]."""
+        size = self.image_size[0]
+        pattern = np.empty((len(kind), 3, size, size), dtype=np.float32)
         for number, background in enumerate(self._backgrounds):
             rows = np.nonzero(kind == number)[0]
             pattern[rows] = background.pattern(generator, len(rows), size)
