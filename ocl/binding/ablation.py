@@ -83,7 +83,8 @@ class NormMatched:
     def __call__(self, tokens: Tensor) -> Tensor:
         length = (self.change(tokens) - tokens).float().norm(dim=-1, keepdim=True)
         direction = torch.randn(tokens.shape, generator=self.generator).to(tokens.device)
-        return tokens + (direction * (length / direction.norm(dim=-1, keepdim=True))).to(tokens.dtype)
+        moved: Tensor = tokens + (direction * (length / direction.norm(dim=-1, keepdim=True))).to(tokens.dtype)
+        return moved
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -48,9 +48,9 @@ class Patches:
 
     def take(self, images: Tensor) -> Patches:
         """The images of these indices (b), in this order."""
-        others = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
-        chosen = {name: None if values is None else values[images] for name, values in others.items()}
-        return replace(self, tokens=self.tokens[:, images], **chosen)
+        classes = None if self.classes is None else self.classes[images]
+        places = None if self.places is None else self.places[images]
+        return Patches(self.tokens[:, images], self.objects[images], classes, places)
 
     @property
     def same(self) -> Tensor:

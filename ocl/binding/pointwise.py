@@ -35,8 +35,12 @@ class Pointwise(PairProbe):
         return project(tokens, self.weight.mT) + self.bias[:, None, None]
 
     def logits(self, tokens: Tensor) -> Tensor:
-        shares = self.names(tokens).softmax(-1)
-        return torch.logit(symmetric(shares, shares), eps=1e-6)
+        log_shares = self.names(tokens).double().log_softmax(-1)
+        shares, others = log_shares.exp().float(), -torch.expm1(log_shares).float()  # p and 1 - p, to full precision
+        # p^T (1 - q) instead of 1 - p^T q, which would round to 0 where the probe is sure
+        agree, differ = symmetric(shares, shares), symmetric(shares, others)
+        least = torch.finfo(agree.dtype).tiny
+        return agree.clamp(min=least).log() - differ.clamp(min=least).log()
 
     def hard(self, tokens: Tensor) -> Tensor:
         """(L B n D) -> (L B n n), 1 where the likeliest names of both patches are equal and -1 where not."""
