@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any
 
-import timm
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ocl.encoders.frozen_vit import FrozenViT
 from ocl.shapes import Features
 
 
-class ViTEncoder(nn.Module):
+class ViTEncoder(FrozenViT):
     """Patch tokens of one block of a timm ViT, without prefix tokens (CLS, registers) and without the final norm.
 
     Frozen: no gradient, always in eval mode. Position embeddings are interpolated to `image_size`; images are
@@ -23,10 +23,8 @@ class ViTEncoder(nn.Module):
         layer: block whose output is read; -1 is the last.
         pretrained: fetch the published weights; False leaves the random initialisation (a control).
         weights: a local safetensors file to load instead.
+        arguments: further arguments of the timm model, for example {"patch_size": 8, "depth": 6} of a ViT of our own.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -35,48 +33,12 @@ class ViTEncoder(nn.Module):
         layer: int = -1,
         pretrained: bool = True,
         weights: str | None = None,
+        arguments: dict[str, Any] | None = None,
     ) -> None:
-        super().__init__()
-        overlay = {"file": weights} if weights is not None else None
-        vit: Any = timm.create_model(
-            name,
-            pretrained=pretrained or weights is not None,
-            pretrained_cfg_overlay=overlay,
-            num_classes=0,
-            img_size=tuple(image_size),
-        )
-        if not hasattr(vit, "forward_intermediates") or not hasattr(vit, "patch_embed"):
-            raise ValueError(f"{name} is not a vision transformer with patch tokens; choose a timm ViT.")
-        depth = len(vit.blocks)
-        if not -depth <= layer < depth:
-            raise ValueError(f"{name} has blocks 0 to {depth - 1}, got layer {layer}.")
-        self.vit = vit
-        self.name, self.layer, self.image_size = name, layer % depth, (image_size[0], image_size[1])
-        self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
-        self.dim: int = vit.embed_dim
-        config = vit.pretrained_cfg
-        self.register_buffer("mean", torch.tensor(config["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(config["std"]).view(3, 1, 1), persistent=False)
-        self.requires_grad_(False)
-        super().train(False)
-
-    def train(self, mode: bool = True) -> Self:
-        """Frozen: stays in eval mode whatever the caller's `mode`."""
-        return super().train(False)
+        super().__init__(name, image_size, pretrained, weights, arguments)
+        self.layer = self.block_number(layer)
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Features:
         """images (B 3 H W) float in [0, 1] -> tokens (B N D) in raster order."""
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.image_size):
-            raise ValueError(
-                f"images must be (B, 3, {self.image_size[0]}, {self.image_size[1]}), got {tuple(images.shape)}."
-            )
-        vit: Any = self.vit
-        tokens: Tensor = vit.forward_intermediates(
-            (images - self.mean) / self.std,
-            indices=[self.layer],
-            output_fmt="NLC",
-            intermediates_only=True,
-            stop_early=True,
-        )[0]
-        return Features(tokens, self.grid)
+        return Features(self.block_outputs(images, [self.layer])[0], self.grid)
