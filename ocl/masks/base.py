@@ -44,6 +44,13 @@ class Masks:
         confidence = torch.ones(valid.shape, device=masks.device) if scores is None else scores.float()
         return Masks(masks, confidence.masked_fill(~valid, 0), valid)
 
+    def compact(self) -> Masks:
+        """The valid masks of every image first, in their order; K is the most that any image has."""
+        count = int(self.valid.sum(dim=1).max()) if len(self) else 0
+        order = (~self.valid).byte().argsort(dim=1, stable=True)[:, :count]
+        rows = torch.arange(len(self), device=order.device)[:, None]
+        return Masks(self.masks[rows, order], self.scores[rows, order], self.valid[rows, order])
+
 
 class MaskSource(Protocol):
     """Images to segments. A source reads what it needs of a batch: most the images, true masks the segmentation."""
