@@ -1,4 +1,4 @@
-"""What happens around training: slot pictures on a fixed batch, and the checkpoint that other programs load."""
+"""What happens around training: pictures of a fixed batch, and the checkpoint that other programs load."""
 
 from __future__ import annotations
 
@@ -6,13 +6,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from safetensors.torch import save as serialize
+from torch import Tensor
+from torchvision.utils import make_grid
 
 from ocl.checkpoints import save
 from ocl.data.collate import collate
+from ocl.describe import class_path
+from ocl.files import write_atomically
 from ocl.manifest import write_manifest
-from ocl.pictures import slot_grid, write_png
+from ocl.pictures import component_colors, slot_grid, write_png
+from ocl.representations import ViTPatches
 from ocl.shapes import images_as_float
 
 
@@ -21,6 +28,9 @@ class SlotPictures(Callback):
 
     Pictures go to `<run>/pictures/step-<n>.png` and to TensorBoard and W&B where those loggers are present.
     """
+
+    name = "slots"
+    """Of the picture in the logs."""
 
     def __init__(self, count: int = 8) -> None:
         self.count = count
@@ -34,17 +44,37 @@ class SlotPictures(Callback):
         images = collate(items).images.to(pl_module.device)
         state = torch.get_rng_state()
         torch.manual_seed(0)
-        output = pl_module.model(images_as_float(images))  # type: ignore[operator, union-attr]
+        grid = self.draw(pl_module, images).cpu()
         torch.set_rng_state(state)
-        prediction = output.decoded.prediction
-        grid = slot_grid(images, output.decoded.masks, prediction if prediction.ndim == 4 else None).cpu()
         path = Path(trainer.default_root_dir) / "pictures" / f"step-{trainer.global_step:07d}.png"
         write_png(path, grid)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image("slots", grid, trainer.global_step)
+                logger.experiment.add_image(self.name, grid, trainer.global_step)
             elif isinstance(logger, WandbLogger):
-                logger.log_image("slots", [str(path)], step=trainer.global_step)
+                logger.log_image(self.name, [str(path)], step=trainer.global_step)
+
+    def draw(self, module: LightningModule, images: Tensor) -> Tensor:
+        """Images (B 3 H W) uint8 -> one picture (3 H' W') uint8."""
+        output = module.model(images_as_float(images))  # type: ignore[operator, union-attr]
+        prediction = output.decoded.prediction
+        return slot_grid(images, output.decoded.masks, prediction if prediction.ndim == 4 else None)
+
+
+class ViTPictures(SlotPictures):
+    """The same of a ViT in pretraining: image, principal components of its patch tokens, and the objective's own."""
+
+    name = "patches"
+
+    def draw(self, module: LightningModule, images: Tensor) -> Tensor:
+        objective: Any = module.objective
+        pixels = images_as_float(images)
+        tokens = objective.vit(pixels)[:, objective.vit.prefix_tokens :]
+        colors = F.interpolate(component_colors(tokens, objective.vit.grid), pixels.shape[-2:])
+        columns = [pixels, colors, *objective.pictures(pixels)]
+        tiles = torch.stack(columns, dim=1).flatten(0, 1)  # (B columns, 3 H W)
+        grid: Tensor = make_grid((255 * tiles).round().to(torch.uint8), nrow=len(columns), padding=2, pad_value=255)
+        return grid
 
 
 class Export(Callback):
@@ -60,6 +90,28 @@ class Export(Callback):
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir) / "model"
-        save(self.config["model"]["model"], pl_module.model, folder)  # type: ignore[arg-type]
+        self.save(pl_module, folder)
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
         write_manifest(folder, config=self.config, seed=self.seed, step=trainer.global_step, metrics=metrics)
+
+    def save(self, module: LightningModule, folder: Path) -> None:
+        save(self.config["model"]["model"], module.model, folder)  # type: ignore[arg-type]
+
+
+class ExportViT(Export):
+    """The same for a ViT: `<run>/model/` is an encoder of its patch tokens (`ViTPatches`), and `<run>/vit.safetensors`
+    holds the weights alone, under timm's names, as `ViTEncoder`, `ViTLayers` and timm itself read them."""
+
+    def save(self, module: LightningModule, folder: Path) -> None:
+        trained: Any = module.objective.vit  # type: ignore[union-attr]
+        arguments = {
+            "name": trained.name,
+            "image_size": list(trained.image_size),
+            "pretrained": False,
+            "arguments": trained.arguments,
+        }
+        encoder = ViTPatches(**arguments)
+        encoder.encoder.vit.load_state_dict(trained.vit.state_dict())
+        save({"class_path": class_path(encoder), "init_args": arguments}, encoder, folder)
+        content = serialize(encoder.encoder.vit.state_dict())
+        write_atomically(folder.parent / "vit.safetensors", lambda temporary: temporary.write_bytes(content))

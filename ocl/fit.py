@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,10 @@ from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from ocl.callbacks import Export, SlotPictures
+from ocl.callbacks import Export, ExportViT, SlotPictures, ViTPictures
 from ocl.data.module import SceneDataModule
 from ocl.files import remove_leftovers, write_atomically, write_text
+from ocl.pretraining import ViTPretraining
 from ocl.training import ObjectCentricTraining
 
 CONFIG = "config.yaml"
@@ -95,6 +98,8 @@ class FitCLI(LightningCLI):
         settings = self.settings
         root = Path(settings.trainer.default_root_dir)
         trainer = self._get(self.config_init, "trainer")
+        of_vit = self.model_class is ViTPretraining
+        export, pictures = (ExportViT, ViTPictures) if of_vit else (Export, SlotPictures)
         callbacks = [
             *_as_list(trainer.get("callbacks")),
             ModelCheckpoint(
@@ -103,12 +108,12 @@ class FitCLI(LightningCLI):
                 every_n_train_steps=settings.checkpoint_every,
                 enable_version_counter=False,
             ),
-            Export(self._plain_config(), settings.get("seed_everything")),
+            export(self._plain_config(), settings.get("seed_everything")),
         ]
         if trainer.get("enable_progress_bar") is not False:
             callbacks.append(RichProgressBar())
         if settings.pictures:
-            callbacks.append(SlotPictures(settings.pictures))
+            callbacks.append(pictures(settings.pictures))
         loggers = [CSVLogger(root, "logs"), TensorBoardLogger(root, "tensorboard"), *_as_list(trainer.get("logger"))]
         return super().instantiate_trainer(
             logger=loggers, callbacks=callbacks, plugins=[AtomicCheckpointIO()], **kwargs
@@ -121,6 +126,21 @@ def _as_list(value: Any) -> list[Any]:
     return [] if value in (None, True, False) else [value]
 
 
+def _training_class(arguments: list[str]) -> type[LightningModule]:
+    """`ViTPretraining` where the model has an `objective`, in a config or on the command line; otherwise slots."""
+    after = [value for word, value in pairwise(arguments) if word in ("--config", "-c")]
+    paths = after + [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
+    for path in filter(os.path.isfile, paths):
+        try:
+            content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        except yaml.YAMLError:
+            continue  # the parser will say what is wrong with it
+        if isinstance(content, dict) and "objective" in (content.get("model") or {}):
+            return ViTPretraining
+    named = any(word.startswith("--model.objective") for word in arguments)
+    return ViTPretraining if named else ObjectCentricTraining
+
+
 def run(arguments: Sequence[str]) -> FitCLI:
     """`arguments` as on the command line, the subcommand first."""
     with warnings.catch_warnings():
@@ -130,7 +150,7 @@ def run(arguments: Sequence[str]) -> FitCLI:
 
 def _run(arguments: list[str]) -> FitCLI:
     return FitCLI(
-        ObjectCentricTraining,
+        _training_class(arguments),
         SceneDataModule,
         save_config_callback=KeepConfig,
         seed_everything_default=0,

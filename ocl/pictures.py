@@ -49,6 +49,19 @@ def slot_grid(images: Tensor, masks: Tensor, prediction: Tensor | None = None) -
     return grid
 
 
+def component_colors(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Tokens (B N D) -> (B 3 h w) in [0, 1]: their three largest principal components over all images as red, green and
+    blue, each from its 2nd to its 98th percentile."""
+    flat = tokens.flatten(0, 1).double()
+    flat = flat - flat.mean(dim=0)
+    axes = torch.linalg.eigh(flat.mT @ flat).eigenvectors[:, -3:].flip(1)  # (D 3), the largest first
+    largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
+    values = flat @ (axes * largest.sign())
+    low, high = torch.quantile(values, torch.tensor([0.02, 0.98], dtype=values.dtype, device=values.device), dim=0)
+    scaled: Tensor = ((values - low) / (high - low).clamp_min(1e-12)).clamp(0, 1).float()
+    return scaled.view(len(tokens), *grid, 3).movedim(-1, 1)
+
+
 def write_png(path: Path, image: Tensor) -> Path:
     """Write an image (3 H W) uint8 on the CPU, whole or not at all."""
     return write_atomically(path, lambda temporary: temporary.write_bytes(bytes(encode_png(image).numpy())))

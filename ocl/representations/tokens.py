@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -40,10 +42,11 @@ class ViTPatches(Tokens):
         layer: int = -1,
         pretrained: bool = True,
         weights: str | None = None,
+        arguments: dict[str, Any] | None = None,
     ) -> None:
         from ocl.encoders.vit import ViTEncoder  # here, since timm takes seconds to import
 
-        super().__init__(ViTEncoder(name, image_size, layer, pretrained, weights))
+        super().__init__(ViTEncoder(name, image_size, layer, pretrained, weights, arguments))
 
 
 class ViTPooled(ObjectEncoder):
@@ -60,11 +63,13 @@ class ViTPooled(ObjectEncoder):
         image_size: tuple[int, int] = (224, 224),
         pretrained: bool = True,
         weights: str | None = None,
+        arguments: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         from ocl.encoders.vit import ViTEncoder
 
-        self.encoder = frozen(ViTEncoder(name, image_size, pretrained=pretrained, weights=weights))
+        vit = ViTEncoder(name, image_size, pretrained=pretrained, weights=weights, arguments=arguments)
+        self.encoder = frozen(vit)
         self.image_size: tuple[int, int] = self.encoder.image_size
         self.dim: int = self.encoder.vit.num_features
 
