@@ -1,4 +1,4 @@
-"""What an object is, as text: class paths and plain attributes, for fingerprints and provenance."""
+"""What an object is, as text: class paths, plain attributes and fingerprints, for provenance."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -60,6 +61,43 @@ def describe_module(module: nn.Module) -> str:
             text = json.dumps({**attributes, **buffers})  # dictionaries keep their order: it can matter
         lines.append(f"{name}: {class_path(part)} {text}")
     return "\n".join(lines)
+
+
+def describe_part(value: object) -> Any:
+    """Anything that computes, modules or not, in JSON's types: class, public attributes and the parts it is made of.
+
+    A module is described by its fingerprint, a tensor by its digest, a function or class by its path. Private
+    attributes are taken for caches and left out.
+
+    Raises:
+        TypeError: something that holds no attributes and so cannot be told from another of its kind.
+    """
+    if isinstance(value, nn.Module):
+        return {"class": class_path(value), "fingerprint": fingerprint(value)}
+    if isinstance(value, Tensor):
+        return digest(value)
+    if isinstance(value, type | FunctionType):
+        return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, list | tuple):
+        return [describe_part(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((describe_part(item) for item in value), key=json.dumps)
+    if isinstance(value, Mapping):
+        return {str(name): describe_part(item) for name, item in value.items()}
+    if value is None or (plain := _plain(value)) is not None:
+        return value if value is None else plain
+    if not hasattr(value, "__dict__"):
+        raise TypeError(f"{class_path(value)} cannot be described; give it public attributes that say what it does.")
+    public = {name: item for name, item in sorted(vars(value).items()) if not name.startswith("_")}
+    return {"class": class_path(value), **describe_part(public)}
+
+
+def fingerprint(module: nn.Module, description: str | None = None) -> str:
+    """64 hex digits: SHA-256 of a description (None: `describe_module`) and every parameter and buffer."""
+    total = hashlib.sha256((describe_module(module) if description is None else description).encode())
+    for name, tensor in sorted(module.state_dict().items()):
+        total.update(f"{name} {digest(tensor)}".encode())
+    return total.hexdigest()
 
 
 def digest(tensor: Tensor) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
@@ -10,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ocl.describe import describe_module, digest
+from ocl.describe import describe_module, fingerprint
 from ocl.shapes import Batch, Slots, images_as_float
 
 
@@ -48,10 +47,7 @@ class ObjectEncoder(nn.Module, ABC):
     @property
     def fingerprint(self) -> str:
         """64 hex digits: SHA-256 of `describe()` and every parameter and buffer. Equal fingerprint, equal output."""
-        total = hashlib.sha256(self.describe().encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            total.update(f"{name} {digest(tensor)}".encode())
-        return total.hexdigest()
+        return fingerprint(self, self.describe())
 
 
 def frozen(module: nn.Module) -> Any:
