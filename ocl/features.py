@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,9 @@ from ocl.store import INDEX, FeatureStore, ShardWriter
 
 VERSIONS = ("ocl-research", "torch", "torchvision", "timm", "numpy")
 DTYPES = ("float16", "float32")
+
+Record = dict[str, NDArray[Any]]
+"""Named arrays (B ...) of a batch."""
 
 
 def extract(
@@ -67,7 +70,6 @@ def extract(
     """
     if dtype not in DTYPES or batch_size < 1:
         raise ValueError(f"dtype must be one of {DTYPES} and batch_size positive, got {dtype!r} and {batch_size}.")
-    installed = versions()
     provenance = {
         "fingerprint": encoder.fingerprint,
         "encoder": {"class": class_path(encoder), "num_slots": encoder.num_slots, "dim": encoder.dim},
@@ -76,31 +78,60 @@ def extract(
         "masks": masks,
         "dtype": dtype,
         "batch_size": batch_size,
-        "versions": {key: installed[key] for key in VERSIONS if key in installed},
+        "versions": installed_versions(),
     }
     writer = ShardWriter(folder, provenance, len(cast(Sized, dataset)), shard_size)
+    encoder = encoder.to(device)
+
+    def encode(batch: Batch, rows: list[int]) -> Record:
+        return _record(encoder, batch, labels, masks, np.dtype(dtype))
+
+    return fill(writer, dataset, encode, batch_size, num_workers, worker, workers, device, progress)
+
+
+def fill(
+    writer: ShardWriter,
+    dataset: Dataset[dict[str, Tensor]],
+    encode: Callable[[Batch, list[int]], Record],
+    batch_size: int,
+    num_workers: int = 0,
+    worker: int = 0,
+    workers: int = 1,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> FeatureStore | None:
+    """Write the missing shards of a store, one record per item; see `extract` for who may do it and when.
+
+    Args:
+        encode: a batch on `device` and the numbers of its items -> named arrays (B ...), a function of these alone.
+    """
     todo = writer.missing(worker, workers)
     batches = [
         list(rows[i : i + batch_size]) for rows in map(writer.range, todo) for i in range(0, len(rows), batch_size)
     ]
     loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=batches, num_workers=num_workers, collate_fn=collate)
-    encoder = encoder.to(device)
     columns = (TextColumn("extract"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, disable=not progress) as bar:
         task = bar.add_task("", total=sum(map(len, batches)))
-        records = _records(encoder, loader, labels, masks, np.dtype(dtype), device)
+        records = (encode(_moved(batch, device), rows) for batch, rows in zip(loader, batches, strict=True))
         for shard in todo:
-            parts: list[dict[str, NDArray[Any]]] = []
+            parts: list[Record] = []
             for _ in range(0, len(writer.range(shard)), batch_size):  # no batch crosses shards
                 parts.append(next(records))
-                bar.advance(task, len(parts[-1]["valid"]))
+                bar.advance(task, len(next(iter(parts[-1].values()))))
             writer.write(shard, {key: np.concatenate([part[key] for part in parts]) for key in parts[0]})
     if writer.missing():
         return None
     if todo or not (writer.folder / INDEX).is_file():
         writer.finalize()
-        write_manifest(folder, config=provenance, seed=None)
-    return FeatureStore(folder, expect_fingerprint=encoder.fingerprint)
+        write_manifest(writer.folder, config=writer.provenance, seed=None)
+    return FeatureStore(writer.folder, expect_fingerprint=writer.provenance["fingerprint"])
+
+
+def installed_versions() -> dict[str, str]:
+    """Of the packages that can change a feature."""
+    installed = versions()
+    return {key: installed[key] for key in VERSIONS if key in installed}
 
 
 def as_slots(records: Mapping[str, NDArray[Any]]) -> Slots:
@@ -109,41 +140,38 @@ def as_slots(records: Mapping[str, NDArray[Any]]) -> Slots:
     return Slots(torch.from_numpy(records["vectors"]).float(), masks, torch.from_numpy(records["valid"]))
 
 
-def _records(
-    encoder: ObjectEncoder,
-    loader: DataLoader[Any],
-    labels: Sequence[str] | None,
-    masks: bool,
-    dtype: np.dtype[Any],
-    device: str | torch.device,
-) -> Iterator[dict[str, NDArray[Any]]]:
-    for batch in loader:
-        slots = encoder(_moved(batch, device))
-        fields = {"vectors": _stored(slots, dtype), "valid": slots.valid.cpu().numpy()}
-        if masks:
-            if slots.masks is None:
-                raise ValueError(f"{type(encoder).__name__} gives no masks; extract without them.")
-            fields["masks"] = (slots.masks.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
-        known = batch.objects if batch.segmentation is None else {**batch.objects, "segmentation": batch.segmentation}
-        for name in batch.objects if labels is None else labels:
-            if name not in known or name in ("vectors", "valid", "masks"):
-                raise ValueError(
-                    f"The data set gives no label {name!r}; it gives {', '.join(sorted(known)) or 'none'}."
-                )
-            label = known[name].to(torch.int16) if name == "segmentation" else known[name]
-            fields[name] = label.cpu().numpy()
-        yield fields
+def stored_as(values: Tensor, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The values in the store's type.
 
-
-def _stored(slots: Slots, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """vectors (B K D) in the store's type, zero where not valid."""
-    vectors = slots.vectors.float().masked_fill(~slots.valid.unsqueeze(-1), 0).cpu().numpy()
+    Raises:
+        ValueError: values that are not finite, or beyond the type.
+    """
+    vectors = values.float().cpu().numpy()
     largest = float(np.abs(vectors).max(initial=0))
     if not np.isfinite(vectors).all():
         raise ValueError("The encoder's vectors are not finite; it diverged in training or its input is broken.")
     if largest > float(np.finfo(dtype).max):
         raise ValueError(f"The encoder's vectors reach {largest:.3g}, beyond {dtype}; extract with dtype='float32'.")
     return np.asarray(vectors, dtype)
+
+
+def _record(
+    encoder: ObjectEncoder, batch: Batch, labels: Sequence[str] | None, masks: bool, dtype: np.dtype[Any]
+) -> Record:
+    slots = encoder(batch)
+    vectors = slots.vectors.masked_fill(~slots.valid.unsqueeze(-1), 0)
+    fields = {"vectors": stored_as(vectors, dtype), "valid": slots.valid.cpu().numpy()}
+    if masks:
+        if slots.masks is None:
+            raise ValueError(f"{type(encoder).__name__} gives no masks; extract without them.")
+        fields["masks"] = (slots.masks.float().clamp(0, 1) * 255).round().to(torch.uint8).cpu().numpy()
+    known = batch.objects if batch.segmentation is None else {**batch.objects, "segmentation": batch.segmentation}
+    for name in batch.objects if labels is None else labels:
+        if name not in known or name in ("vectors", "valid", "masks"):
+            raise ValueError(f"The data set gives no label {name!r}; it gives {', '.join(sorted(known)) or 'none'}.")
+        label = known[name].to(torch.int16) if name == "segmentation" else known[name]
+        fields[name] = label.cpu().numpy()
+    return fields
 
 
 def _moved(batch: Batch, device: str | torch.device) -> Batch:
