@@ -52,8 +52,16 @@ class Masks:
         return Masks(self.masks[rows, order], self.scores[rows, order], self.valid[rows, order])
 
 
+def required_by(source: object) -> frozenset[str]:
+    """The fields of `Batch` that a source reads; "images" where it does not say."""
+    return frozenset(getattr(source, "requires", {"images"}))
+
+
 class MaskSource(Protocol):
-    """Images to segments. A source reads what it needs of a batch: most the images, true masks the segmentation."""
+    """Images to segments. A source reads what it needs of a batch: most the images, true masks the segmentation.
+
+    One that reads more than images says so by `requires`, the names of the fields of `Batch`.
+    """
 
     def __call__(self, batch: Batch) -> Masks:
         """images (B 3 H W) -> masks (B K H W), scores and valid (B K); K may differ from call to call and may be 0."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ocl.masks.base import Masks, MaskSource
+from ocl.masks.base import Masks, MaskSource, required_by
 from ocl.masks.filters import Filters, published
 from ocl.masks.label_maps import to_masks
 from ocl.metrics.labels import label_map
@@ -96,6 +96,7 @@ class SlotMasks:
 
     def __init__(self, encoder: Callable[[Batch], Slots], soft: bool = False) -> None:
         self.encoder, self.soft = encoder, soft
+        self.requires = required_by(encoder)
 
     def __call__(self, batch: Batch) -> Masks:
         slots = self.encoder(batch)
@@ -116,6 +117,8 @@ class TrueMasks:
     background: whether label 0 is a segment too.
     """
 
+    requires = frozenset({"images", "segmentation"})
+
     def __init__(self, background: bool = False) -> None:
         self.background = background
 
@@ -134,6 +137,7 @@ class Filtered:
     def __init__(self, source: MaskSource, filters: Filters | None = None) -> None:
         self.source = source
         self.filters = published() if filters is None else filters
+        self.requires = required_by(source)
 
     def __call__(self, batch: Batch) -> Masks:
         return self.filters(self.source(batch)).compact()

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from ocl.describe import describe_module, describe_part
 from ocl.masks.apply import MaskApplication
-from ocl.masks.base import Masks, MaskSource
+from ocl.masks.base import Masks, MaskSource, required_by
 from ocl.masks.image_encoders import ImageEncoder
 from ocl.masks.segments import SegmentEmbedder
-from ocl.representations.base import ObjectEncoder
+from ocl.representations.base import ObjectEncoder, frozen
 from ocl.shapes import Batch, Slots
 
 GEOMETRY = 5
@@ -61,7 +61,8 @@ class MaskedObjectEncoder(ObjectEncoder):
         self.num_slots = num_slots
         self.geometry = geometry
         self.dim = image_encoder.dim + GEOMETRY * geometry
-        self.requires = frozenset({"images"}) | frozenset(getattr(source, "requires", ()))
+        self.requires = required_by(source) | {"images"}
+        self.networks = nn.ModuleList(_networks(source))  # so that they move to a device with this one
         self._embed = SegmentEmbedder(application, image_encoder, cache, chunk)
 
     def encode(self, batch: Batch) -> Slots:
@@ -74,6 +75,14 @@ class MaskedObjectEncoder(ObjectEncoder):
     def describe(self) -> str:
         parts = {"source": self.source, "application": self._embed.application}
         return describe_module(self) + "\n" + json.dumps(describe_part(parts))
+
+
+def _networks(part: object) -> list[nn.Module]:
+    """The modules that a source is made of, itself included."""
+    if isinstance(part, nn.Module):
+        return [frozen(part)]
+    inside = part if isinstance(part, list | tuple) else getattr(part, "__dict__", {}).values()
+    return [module for value in inside for module in _networks(value)]
 
 
 def place_and_size(masks: Masks) -> Tensor:

@@ -75,7 +75,7 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
     assert torch.equal(classifier.encoder.model.fc.weight, trained.fc.weight)
     headless = TimmImages("resnet18", weights=str(tmp_path / "cats.safetensors"), num_classes=3)
     assert torch.equal(headless(pictures(224)), classifier.embed(pictures(224)))
-    with pytest.raises(ValueError, match="cats.safetensors does not hold the weights of resnet18"):
+    with pytest.raises(ValueError, match=r"cats.safetensors does not hold the weights of resnet18"):
         TimmClassifier("resnet18", ["cat", "dog"], weights=str(tmp_path / "cats.safetensors"))
     with pytest.raises(ValueError, match="does not hold the weights of vit_tiny_patch16_224"):
         TimmClassifier("vit_tiny_patch16_224", NAMES, weights=str(tmp_path / "cats.safetensors"))
@@ -89,11 +89,11 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
 
 
 def test_missing_weights_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FileNotFoundError, match="nowhere.safetensors does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.safetensors does not exist"):
         TimmImages("resnet18", weights=str(tmp_path / "nowhere.safetensors"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="weights of resnet18 are not in the cache .*; give a safetensors file"):
+    with pytest.raises(FileNotFoundError, match=r"of resnet18 are not in the cache .*; give a safetensors file"):
         TimmClassifier("resnet18")
     with pytest.raises(ValueError, match="timm knows no model resnet17"):
         TimmClassifier("resnet17")
