@@ -12,7 +12,6 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms.functional import gaussian_blur
 
 from ocl.masks.framing import AroundMask, Frame, WholeImage
 from ocl.masks.resampling import Squares, resample
@@ -80,11 +79,16 @@ class Black(Grey):
 
 
 class Unmasked(Grey):
-    """The image itself for every mask: the baseline without segments. Beyond the image there is `fill`."""
+    """The image itself for every mask: the baseline without segments. Beyond the image there is `fill`.
+
+    Encoders' own transforms show the `CentreSquare`. Where the frame does not depend on the masks, the K outputs of an
+    image share their memory.
+    """
 
     def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
         images, masks = _checked(images, masks)
-        return self.fill + resample(images - self.fill, self.frame(masks), (self.size,) * 2)
+        shown = self.fill + resample(images - self.fill, self.frame(masks), (self.size, self.size))
+        return shown.expand(-1, masks.shape[1], -1, -1, -1)
 
 
 class Alpha(Unmasked):
@@ -96,7 +100,7 @@ class Alpha(Unmasked):
     def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
         pictures = super().__call__(images, masks)
         images, masks = _checked(images, masks)
-        return torch.cat([pictures, _alpha(masks, self.frame(masks), (self.size,) * 2)], dim=2)
+        return torch.cat([pictures, _alpha(masks, self.frame(masks), (self.size, self.size))], dim=2)
 
 
 class Blur(Grey):
@@ -114,11 +118,23 @@ class Blur(Grey):
 
     def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
         images, masks = _checked(images, masks)
-        sigma = 0.3 * ((self.kernel - 1) / 2 - 1) + 0.8
-        both = torch.cat([images, gaussian_blur(images, [self.kernel] * 2, [sigma] * 2)], dim=1)
+        both = torch.cat([images, self._blurred(images)], dim=1)
         squares, size = self.frame(masks), (self.size, self.size)
         sharp, blurred = (resample(both - self.fill, squares, size) + self.fill).chunk(2, dim=2)
         return torch.lerp(blurred, sharp, _alpha(masks, squares, size))
+
+    def _blurred(self, images: Tensor) -> Tensor:
+        """Rows, then columns; mirrored at the borders, the outermost pixel once."""
+        half = self.kernel // 2
+        if min(images.shape[-2:]) <= half:
+            raise ValueError(
+                f"a blur of {self.kernel} pixels needs images of {half + 1} at least, got {tuple(images.shape)}."
+            )
+        sigma = 0.3 * (half - 1) + 0.8
+        bell = torch.exp(-0.5 * (torch.arange(-half, half + 1, device=images.device) / sigma) ** 2)
+        bell = (bell / bell.sum()).expand(3, 1, 1, -1)
+        padded = F.pad(images, [half] * 4, mode="reflect")
+        return F.conv2d(F.conv2d(padded, bell, groups=3), bell.transpose(2, 3), groups=3)
 
 
 class OccamV1:
@@ -163,4 +179,4 @@ def _checked(images: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
 
 def _alpha(masks: Tensor, squares: Squares, size: tuple[int, int]) -> Tensor:
     """(B K H W) -> (B K 1 h w)."""
-    return resample(masks.flatten(0, 1)[:, None], squares.flat(), size).view(*masks.shape[:2], 1, *size)
+    return resample(masks.flatten(0, 1)[:, None], squares.flat(masks.shape[1]), size).view(*masks.shape[:2], 1, *size)

@@ -12,7 +12,7 @@ from ocl.masks.resampling import Squares
 
 
 class Frame(Protocol):
-    """masks (B K H W), bool or float in [0, 1] -> one square per mask."""
+    """masks (B K H W), bool or float in [0, 1] -> one square per mask, or per image where masks do not matter."""
 
     def __call__(self, masks: Tensor) -> Squares: ...
 
@@ -98,10 +98,10 @@ def mask_boxes(masks: Tensor, threshold: float = 0.5) -> Tensor:
 
 
 def _same(masks: Tensor, side: int) -> Squares:
-    """One centred square for all."""
+    """One centred square for all masks."""
     height, width = masks.shape[-2:]
-    shape = masks.shape[:2]
     left, top, sides = (
-        torch.full(shape, value, device=masks.device) for value in ((width - side) // 2, (height - side) // 2, side)
+        torch.full((len(masks), 1), value, device=masks.device)
+        for value in ((width - side) // 2, (height - side) // 2, side)
     )
     return Squares(left, top, sides, side)

@@ -14,7 +14,7 @@ from torch import Tensor
 class Squares:
     """One axis-parallel square per mask, in whole pixels; it may reach beyond the image.
 
-    left, top, side: (B K) int64.
+    left, top, side: (B K) int64; or (B 1), the same for all masks of an image.
     largest:         no side is above it. Known without reading `side`, so that a device need not wait for it.
     """
 
@@ -23,9 +23,10 @@ class Squares:
     side: Tensor
     largest: int
 
-    def flat(self) -> Squares:
-        """(B K) -> (B*K 1): every mask beside an image of its own."""
-        return Squares(self.left.view(-1, 1), self.top.view(-1, 1), self.side.view(-1, 1), self.largest)
+    def flat(self, count: int) -> Squares:
+        """(B K) or (B 1) -> (B*K 1) with K = `count`: every mask is taken for an image with one square."""
+        left, top, side = (line.expand(-1, count).reshape(-1, 1) for line in (self.left, self.top, self.side))
+        return Squares(left, top, side, self.largest)
 
 
 def resample(images: Tensor, squares: Squares, size: tuple[int, int]) -> Tensor:

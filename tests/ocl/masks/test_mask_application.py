@@ -239,3 +239,5 @@ def test_bad_input_is_refused():
         GreyCrop(16, pad_ratio=-1)
     with pytest.raises(ValueError, match="odd"):
         Blur(16, kernel=4)
+    with pytest.raises(ValueError, match="needs images of 8"):
+        Blur(16)(torch.rand(1, 3, 7, 30), torch.rand(1, 1, 7, 30))
