@@ -21,8 +21,8 @@ from ocl.shapes import images_as_float
 class MaskApplication(Protocol):
     """images (B 3 H W) in [0, 1] and masks (B K H W), bool or float in [0, 1] -> (B K c size size) float32 in [0, 1].
 
-    c is 3, or 4 where the mask itself is the last channel. K may be 0. An empty mask (padding has one) shows nothing of
-    the image: its square is fill everywhere.
+    c is 3, or 4 where the mask itself is the last channel. K may be 0. An empty mask (padding has one) is no error: it
+    is shown as fill everywhere, by `Blur` as the blurred image, by `Unmasked` and `Alpha` as the image.
     """
 
     size: int
@@ -142,8 +142,9 @@ class OccamV1:
 
     The square around the mask is stretched to the photograph's own H x W, mixed with grey 0.5 there, resized so that
     the shorter side is S and cut to its central S x S: of a 4:3 photograph 75 % of the square is shown, of a 3:2 one
-    67 %. Beyond the image there is black (under an empty mask). Where the box's longer side is even, its last row or
-    column is outside the square. Both resizings are bilinear with antialiasing, torchvision's default.
+    67 %. The image is continued in black, so a segment at its border has a dark edge. Where the box's longer side is
+    even, its last row or column is outside the square. Both resizings are bilinear with antialiasing, torchvision's
+    default since 0.17; the published code names no version.
     """
 
     def __init__(self, size: int) -> None:

@@ -58,6 +58,8 @@ def test_grey_crop_equals_pillow():
         expected = with_pillow(image[0], masks[0, number], SIZE, 0.4)
         torch.testing.assert_close(found[0, number], expected, atol=1e-5, rtol=0)
     assert (found[0, 7] == 0.4).all()  # the empty mask
+    # A wide bar in its square: exactly fill above and below it.
+    assert torch.equal(found[0, 2, :, : SIZE // 3], torch.full((3, SIZE // 3, SIZE), 0.4))
 
 
 @pytest.mark.parametrize("application", APPLICATIONS)
