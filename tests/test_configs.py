@@ -108,6 +108,11 @@ def shorten_benchmark(content: dict[str, Any]) -> list[str]:
     return [f"--arguments={json.dumps(fits[0])}", "--seeds=[0]", "--images=4", "--processes=2"]
 
 
+def shorten_occam(content: dict[str, Any]) -> list[str]:
+    recipe = [f"--ensemble.init_args.recipe.{name}" for name in ("steps=4", "batch_size=8", "warmup_steps=1")]
+    return [*fewer("dataset", content["dataset"]), *recipe, "--ensemble.init_args.members=2", "--seeds=[0]"]
+
+
 def shorten_ppo(content: dict[str, Any]) -> list[str]:
     return ["--world.init_args.num_envs=8", "--ppo.n_steps=16", "--ppo.batch_size=64", "--total_steps=256"]
 
@@ -172,6 +177,15 @@ def check_benchmark(content: dict[str, Any]) -> None:
     assert all(-1 <= row["value"] <= 1 for row in rows if row["measure"] == "foreground_ari")
 
 
+def check_occam(content: dict[str, Any]) -> None:
+    folder = Path(content["folder"])
+    rows = read_json(folder / "results.json")
+    assert list(dict.fromkeys(row["source"] for row in rows)) == list(content["sources"])
+    accuracies = [row for row in rows if row["measure"] == "accuracy"]
+    assert all(row["images"] == SCENES and 0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in accuracies)
+    assert (folder / "seed-0" / "selected.png").is_file()
+
+
 def check_ppo(content: dict[str, Any]) -> None:
     folder = Path(content["folder"])
     rows = list(csv.DictReader((folder / "progress.csv").open()))
@@ -195,6 +209,7 @@ COMMANDS = {
     ("ocl", "probe"): (shorten_probe, check_probe),
     ("ocl", "discover"): (shorten_discover, check_discover),
     ("ocl", "benchmark"): (shorten_benchmark, check_benchmark),
+    ("ocl", "occam"): (shorten_occam, check_occam),
     ("rl-probes", "ppo"): (shorten_ppo, check_ppo),
     ("rl-probes", "collect"): (shorten_collect, check_collect),
 }

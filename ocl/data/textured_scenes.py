@@ -109,8 +109,8 @@ class TexturedScenes(SpriteScenes):
         scene, pixel = np.nonzero(labels)
         fill = paint[scene, labels[scene, pixel] - 1]  # (pixels of objects, 3)
         if self.object_texture:
-            own = self._pattern(generator, generator.integers(len(self._backgrounds), size=count))
-            own = (1 + own.reshape(pixels.shape)[scene, :, pixel]) / 2
+            pattern = self._pattern(generator, generator.integers(len(self._backgrounds), size=count))
+            own = (1 + pattern.reshape(pixels.shape)[scene, :, pixel]) / 2
             fill += np.float32(self.object_texture) * (own - fill)
         pixels[scene, :, pixel] = fill
         rounded: NDArray[np.uint8] = np.rint(255 * image).astype(np.uint8)

@@ -119,7 +119,8 @@ def _best(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
     ranked = score.masked_fill(~among, -math.inf).flatten(2).argsort(dim=-1, descending=True, stable=True)
     rank = torch.empty_like(ranked)
     rank.scatter_(-1, ranked, torch.arange(ranked.shape[-1], device=rank.device).expand_as(ranked))
-    return (rank < count[..., None]).unflatten(-1, among.shape[-2:]) & among
+    best: Tensor = (rank < count[..., None]).unflatten(-1, among.shape[-2:]) & among
+    return best
 
 
 def _depth(masks: Tensor) -> Tensor:
