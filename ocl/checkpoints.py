@@ -99,13 +99,16 @@ def load(folder: str | Path, *, trust: bool = False) -> nn.Module:
     return model.eval()
 
 
-def load_encoder(folder: str | Path, *, trust: bool = False) -> ObjectEncoder:
-    """The frozen encoder in a checkpoint: itself, or the slot model in it with its starts drawn from seed 0."""
+def load_encoder(folder: str | Path, *, trust: bool = False, decoder_masks: bool = False) -> ObjectEncoder:
+    """The frozen encoder in a checkpoint: itself, or the slot model in it with its starts drawn from seed 0.
+
+    decoder_masks: of a slot model, see `FrozenSlotModel`; an encoder that was saved as such keeps its own setting.
+    """
     model = load(folder, trust=trust)
     if isinstance(model, ObjectEncoder):
         return model
     if isinstance(model, ObjectCentricModel):
-        return FrozenSlotModel(model)
+        return FrozenSlotModel(model, decoder_masks=decoder_masks)
     raise ValueError(f"{folder} holds a {type(model).__name__}, which makes no slots; use ocl.checkpoints.load.")
 
 
