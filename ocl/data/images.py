@@ -55,7 +55,7 @@ class ImageFolder(Dataset[Item]):
         self._masks = masks
         self.masks_from = None if masks is None else {"class": class_path(masks), **plain_attributes(masks)}
         self.image_size = (size, size)
-        self.files_sha256 = _digest(folder, self._paths)
+        self.files_sha256 = files_digest(folder, self._paths)
         """Of relative paths and file sizes: says which images these are, wherever they lie."""
 
     def __len__(self) -> int:
@@ -112,6 +112,7 @@ def center_labels(labels: NDArray[np.integer[Any]], image: Image.Image, size: in
     return labels[np.ix_(top + pick, left + pick)].astype(np.int32)
 
 
-def _digest(folder: Path, paths: list[Path]) -> str:
+def files_digest(folder: Path, paths: list[Path]) -> str:
+    """SHA-256 of relative paths and file sizes."""
     lines = [f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n" for path in paths]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
