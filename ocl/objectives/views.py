@@ -52,12 +52,14 @@ class MultiCrop(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """(B 3 H W) in [0, 1] -> large (2 B, 3, S, S) and small (count B, 3, s, s), view by view."""
-        large = self._views(images.repeat(2, 1, 1, 1), self.large, self.large_share)
-        small = self._views(images.repeat(self.count, 1, 1, 1), self.small, self.small_share)
+        large = self._views(images, 2, self.large, self.large_share)
+        small = self._views(images, self.count, self.small, self.small_share)
         return large, small
 
-    def _views(self, images: Tensor, size: int, share: tuple[float, float]) -> Tensor:
-        return self._recoloured(random_crops(images, size, share))
+    def _views(self, images: Tensor, count: int, size: int, share: tuple[float, float]) -> Tensor:
+        if not count:
+            return images.new_empty(0, 3, size, size)
+        return self._recoloured(random_crops(images.repeat(count, 1, 1, 1), size, share))
 
     def _recoloured(self, images: Tensor) -> Tensor:
         count, device = len(images), images.device
