@@ -1,0 +1,62 @@
+"""Images up to where prompts come in, and prompts up to masks of the images' size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ocl.masks.sam.decoder import PromptDecoder, Updates
+from ocl.masks.sam.encoder import SamEncoder
+from ocl.masks.sam.frame import Frame
+from ocl.masks.sam.image_side import ImageSide
+
+
+class PromptableImage:
+    """An encoded image: give it prompts, get tokens with predicted IoUs, then the logits of those masks that matter.
+
+    Args:
+        model: segment-anything's `Sam`.
+        encoder: of that model.
+        image: (H W 3) RGB.
+    """
+
+    def __init__(self, model: Any, encoder: SamEncoder, image: NDArray[np.uint8]) -> None:
+        self.model, self.frame = model, Frame(image.shape[:2], model)
+        prompts, decoder = model.prompt_encoder, model.mask_decoder
+        embedding = encoder(self.frame.prepare(image))[0]
+        embedding = embedding.to(decoder.iou_token.weight.dtype) + prompts.no_mask_embed.weight[0, :, None, None]
+        self.decoder = PromptDecoder(decoder, ImageSide(decoder, embedding, prompts.get_dense_pe()[0]))
+
+    def prompt(self, points: Tensor | None, boxes: Tensor | None = None) -> tuple[Tensor, Updates, Tensor]:
+        """points (P 2) x, y inside the object, or boxes (P 4) x0, y0, x1, y1, in pixels of the image.
+
+        Returns:
+            tokens (P T D), what the prompts add to the image tokens, and the predicted IoU (P 4): of the mask for
+            prompts that are not ambiguous, then of the three for those that are.
+        """
+        labelled = None
+        if points is not None:
+            places = self.frame.to_input(points)[:, None].to(self.model.device)
+            labelled = places, torch.ones(len(places), 1, dtype=torch.int, device=places.device)
+        if boxes is not None:
+            boxes = self.frame.to_input(boxes).to(self.model.device)
+        sparse, _ = self.model.prompt_encoder(points=labelled, boxes=boxes, masks=None)
+        tokens, updates = self.decoder.tokens(sparse)
+        return tokens, updates, self.decoder.quality(tokens)
+
+    def logits(
+        self, tokens: Tensor, updates: Updates, chosen: Tensor, at_once: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """`chosen` (P 4) bool -> indices of prompt and mask (n) and logits (n H W), in row-major order.
+
+        One part after the other, of at most `at_once` prompts.
+        """
+        for prompts in chosen.any(dim=1).nonzero()[:, 0].split(at_once):
+            low = self.decoder.logits(tokens[prompts], updates[prompts], chosen[prompts])
+            rows, which = chosen[prompts].nonzero(as_tuple=True)
+            yield prompts[rows], which, self.frame.enlarge(low)
