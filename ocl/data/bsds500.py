@@ -51,23 +51,33 @@ class BSDS500(Dataset[Item]):
         size: S in pixels; short side resized to S, centre cut out, labels nearest neighbour.
         annotator: whose segmentation, 0 to 3 (every photograph has at least four); None makes every pair of photograph
             and person an item of its own.
+        people_seed: puts the people of each photograph in a random order, of its own, before `annotator` is counted:
+            0 is then anybody and 1 somebody else. None keeps the files' order, whose first people cut more coarsely
+            than the others.
 
     Raises:
         FileNotFoundError: the folder or a segmentation is not there.
         ValueError: an unknown split or annotator, or a damaged file.
     """
 
-    def __init__(self, folder: str | Path, split: str = "train", size: int = 224, annotator: int | None = 0) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str = "train",
+        size: int = 224,
+        annotator: int | None = 0,
+        people_seed: int | None = None,
+    ) -> None:
         if split not in SPLITS:
             raise ValueError(f"BSDS500 has the splits {', '.join(SPLITS)}, not {split!r}.")
         if annotator is not None and not 0 <= annotator <= 3:
             raise ValueError(f"BSDS500: annotator must be in 0..3 or None for all of them, got {annotator}.")
         images = ImageFolder(Path(folder) / "images" / split, size)
-        self.split, self.annotator = split, annotator
+        self.split, self.annotator, self.people_seed = split, annotator, people_seed
         self.image_size, self.files_sha256 = images.image_size, images.files_sha256
         self._masks = HumanSegmentations(Path(folder) / "groundTruth" / split)
         self._paths = [images.path(index) for index in range(len(images))]
-        self._items = [(path, person) for path in self._paths for person in self._chosen(path)]
+        self._items = [(path, person) for index, path in enumerate(self._paths) for person in self._chosen(index, path)]
 
     def __len__(self) -> int:
         return len(self._items)
@@ -85,8 +95,13 @@ class BSDS500(Dataset[Item]):
         maps = [center_labels(labels, image, size, path) for labels in self._masks.people(path)]
         return torch.from_numpy(np.stack(maps))
 
-    def _chosen(self, path: Path) -> list[int]:
-        return list(range(len(self._masks.people(path)))) if self.annotator is None else [self.annotator]
+    def _chosen(self, index: int, path: Path) -> list[int]:
+        if self.annotator is not None and self.people_seed is None:
+            return [self.annotator]
+        order = list(range(len(self._masks.people(path))))
+        if self.people_seed is not None:
+            order = np.random.default_rng([self.people_seed, index]).permutation(order).tolist()
+        return order if self.annotator is None else [order[self.annotator]]
 
 
 def read_segmentations(path: Path) -> list[NDArray[np.uint16]]:

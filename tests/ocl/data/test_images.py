@@ -110,6 +110,25 @@ def test_bsds500_splits_and_people():
 
 
 @needs_bsds
+def test_bsds500_people_in_random_order_are_different_people():
+    orders = [
+        [BSDS500(DATA, "val", 48, person, people_seed=3)[i]["segmentation"] for i in range(12)] for person in (0, 1)
+    ]
+    plain = BSDS500(DATA, "val", size=48)
+    first = 0
+    for i, drawn in enumerate(zip(*orders, strict=True)):
+        people = list(plain.segmentations(i))
+        found = [next(n for n, person in enumerate(people) if torch.equal(person, labels)) for labels in drawn]
+        assert found[0] != found[1]
+        first += found[0] == 0
+    assert 0 < first < 12
+    everyone = BSDS500(DATA, "val", size=48, annotator=None, people_seed=3)
+    assert len(everyone) == 546
+    assert torch.equal(everyone[0]["segmentation"], orders[0][0])
+    assert torch.equal(everyone[1]["segmentation"], orders[1][0])
+
+
+@needs_bsds
 def test_bsds500_segments_cover_every_photograph():
     val = BSDS500(DATA, "val", size=224)
     batch = collate([val[i] for i in range(0, 100, 5)])
