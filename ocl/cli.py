@@ -1,4 +1,4 @@
-"""`ocl fit | validate | test | generate | extract | probe | discover | benchmark`."""
+"""`ocl fit | validate | test | generate | extract | probe | discover | masks | benchmark | occam`."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ from ocl import discover as discovery
 from ocl import generate as generation
 from ocl.checkpoints import load, load_encoder
 from ocl.data.collate import collate
+from ocl.describe import describe_dataset, describe_part
 from ocl.files import write_json
 from ocl.fit import run as run_lightning
 from ocl.manifest import write_manifest
+from ocl.masks.base import MaskSource
+from ocl.masks_command import masks
+from ocl.occam.command import occam
 from ocl.probes import collect, probe_properties
 from ocl.representations import FrozenSlotModel, ObjectEncoder
 
@@ -119,28 +123,47 @@ def probe(
 
 
 def discover(
-    encoder: ObjectEncoder | Path,
     dataset: Dataset,  # type: ignore[type-arg]
     folder: Path,
+    encoder: ObjectEncoder | Path | None = None,
+    sources: dict[str, MaskSource] | None = None,
+    recorded: dict[str, Dataset] | None = None,  # type: ignore[type-arg]
     batch_size: int = 32,
     background: bool = False,
     seed: int = 0,
 ) -> None:
-    """Compare an encoder's masks with true segmentations, beside grids and the whole image; print and save the table.
+    """Compare masks with true segmentations, beside grids and the whole image; print and save the table.
 
     Args:
-        encoder: The folder of a checkpoint (decoder masks are used), or the class path of an encoder with masks.
         dataset: Images with a segmentation.
         folder: Where results.json and the manifest go.
+        encoder: The folder of a checkpoint (decoder masks are used), or the class path of an encoder with masks.
+        sources: Mask sources by name: superpixels, grids, a segmentation model.
+        recorded: By name, data sets of the same images whose segmentations are measured: other people's, or of files.
         batch_size: Images at once.
         background: Count the true background as a segment in the overlap measures.
         seed: Of the bootstrap intervals.
     """
-    model = encoder if isinstance(encoder, ObjectEncoder) else FrozenSlotModel(load(encoder), decoder_masks=True)  # type: ignore[arg-type]
-    batches = track(DataLoader(dataset, batch_size, collate_fn=collate), "segmenting")
-    rows = discovery.discover({"slots": model}, batches, background=background, seed=seed)
+    if not (encoder or sources or recorded):
+        raise ValueError("discover compares masks; give an encoder, mask sources or recorded segmentations.")
+    encoders: dict[str, ObjectEncoder | MaskSource] = dict(sources or {})
+    if encoder is not None:
+        model = encoder if isinstance(encoder, ObjectEncoder) else FrozenSlotModel(load(encoder), decoder_masks=True)  # type: ignore[arg-type]
+        encoders = {"slots": model, **encoders}
+    batches, *others = (
+        DataLoader(part, batch_size, collate_fn=collate) for part in (dataset, *(recorded or {}).values())
+    )
+    rows = discovery.discover(
+        encoders,
+        track(batches, "segmenting"),
+        recorded=dict(zip(recorded or {}, others, strict=True)),
+        background=background,
+        seed=seed,
+    )
+    config = {"encoders": describe_part(encoders), "dataset": describe_dataset(dataset)}
+    config["recorded"] = {name: describe_dataset(part) for name, part in (recorded or {}).items()}
     write_json(folder / "results.json", rows)
-    write_manifest(folder, config={"encoder": model.describe()}, seed=seed, fingerprint=model.fingerprint)
+    write_manifest(folder, config=config, seed=seed)
     Console().print(discovery.table(rows))
 
 
@@ -197,7 +220,9 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         "extract": extract,
         "probe": probe,
         "discover": discover,
+        "masks": masks,
         "benchmark": benchmark,
+        "occam": occam,
     }
     description = f"{__doc__}\n\n{', '.join(LIGHTNING)} train and evaluate; see `ocl fit --help`."
     return commands.run("ocl", description, functions, arguments)

@@ -1,8 +1,8 @@
-"""Object discovery in one table: an encoder's masks against true segmentations, beside baselines that see nothing."""
+"""Object discovery in one table: masks against true segmentations, beside baselines that see nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,30 +10,35 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from ocl.masks.base import Masks, MaskSource
+from ocl.masks.label_maps import paint
+from ocl.masks.sources import grid_labels
 from ocl.metrics.image_mean import PerImage
+from ocl.metrics.labels import UNCLAIMED
 from ocl.metrics.segmentation import SegmentationMetrics, segmentation_measures
 from ocl.representations import ObjectEncoder
-from ocl.shapes import Batch
+from ocl.shapes import Batch, Slots
 
 Rows = list[dict[str, Any]]
 
 
-def grid_labels(size: tuple[int, int], rows: int, columns: int) -> Tensor:
-    """(H W) labels of a rows x columns checkerboard of equal cells: the best blind guess at scattered objects."""
-    y = torch.arange(size[0]) * rows // size[0]
-    x = torch.arange(size[1]) * columns // size[1]
-    return y[:, None] * columns + x
-
-
 @torch.no_grad()
 def discover(
-    encoders: dict[str, ObjectEncoder], batches: Iterable[Batch], *, background: bool = False, seed: int = 0
+    encoders: Mapping[str, ObjectEncoder | MaskSource],
+    batches: Iterable[Batch],
+    *,
+    recorded: Mapping[str, Iterable[Batch]] | None = None,
+    background: bool = False,
+    seed: int = 0,
 ) -> Rows:
-    """Segmentation measures of each encoder's masks, of grids with about as many cells as slots, and of one whole mask.
+    """Segmentation measures of masks, of grids with about as many cells as an encoder has slots, and of one whole mask.
 
     Args:
-        encoders: name -> encoder with masks (B K h w).
+        encoders: name -> encoder with masks (B K h w), or mask source; hard masks that overlap are painted, the highest
+            score on top.
         batches: images with "segmentation"; read once.
+        recorded: name -> the same images in the same batches, whose segmentations are measured like predictions: those
+            of another person, or masks that another program left in files.
         background: see `SegmentationMetrics`.
         seed: of the bootstrap.
 
@@ -42,20 +47,20 @@ def discover(
         percentile bootstrap over images), images (how many counted).
 
     Raises:
-        ValueError: an encoder without masks or batches without a segmentation.
+        ValueError: an encoder without masks, batches without a segmentation, or recorded images that are not the same.
     """
-    slots = sorted({encoder.num_slots for encoder in encoders.values()})
+    slots = sorted({encoder.num_slots for encoder in encoders.values() if isinstance(encoder, ObjectEncoder)})
+    recorded = recorded or {}
     found: dict[str, list[dict[str, PerImage]]] = {}
-    for batch in batches:
+    for batch, *others in zip(batches, *recorded.values(), strict=True):
         if batch.segmentation is None:
             raise ValueError("discover needs images with a true segmentation; this data set gives none.")
         size = (int(batch.segmentation.shape[-2]), int(batch.segmentation.shape[-1]))
-        predictions: dict[str, tuple[Tensor, Tensor | None]] = {}
-        for name, encoder in encoders.items():
-            output = encoder(batch)
-            if output.masks is None:
-                raise ValueError(f"{name} gives no masks; discovery needs an encoder with masks.")
-            predictions[name] = (output.masks, output.valid)
+        predictions = {name: _prediction(name, encoder(batch)) for name, encoder in encoders.items()}
+        for name, other in zip(recorded, others, strict=True):
+            if other.segmentation is None or not torch.equal(other.images, batch.images):
+                raise ValueError(f"{name} must hold segmentations of the same images in the same order.")
+            predictions[name] = (other.segmentation, None)
         for count in slots:
             rows = max(1, round(count**0.5))
             columns = max(1, round(count / rows))
@@ -84,6 +89,16 @@ def table(rows: Rows, title: str = "Object discovery") -> Table:
         cells = [row for row in rows if row["name"] == name]
         drawn.add_row(name, *(f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells))
     return drawn
+
+
+def _prediction(name: str, output: Slots | Masks) -> tuple[Tensor, Tensor | None]:
+    """What the measures take: a label map from hard masks, soft masks with their flags otherwise."""
+    if output.masks is None:
+        raise ValueError(f"{name} gives no masks; discovery needs an encoder with masks.")
+    if isinstance(output, Masks) and output.masks.dtype == torch.bool:
+        names = torch.arange(output.masks.shape[1], device=output.masks.device)
+        return paint(output, names.expand(len(output), -1), UNCLAIMED), None
+    return output.masks, output.valid
 
 
 def _summary(parts: list[PerImage], generator: np.random.Generator, resamples: int = 1000) -> dict[str, float]:

@@ -24,6 +24,7 @@ from ocl.data.sprite_scenes import SpriteScenes
 from ocl.data.stored import StoredScenes
 from ocl.files import read_json
 from ocl.generate import generate
+from ocl.masks.coco import CocoFile
 from ocl.store import FeatureStore
 from rl_probes.recording import Recording
 
@@ -108,6 +109,10 @@ def shorten_benchmark(content: dict[str, Any]) -> list[str]:
     return [f"--arguments={json.dumps(fits[0])}", "--seeds=[0]", "--images=4", "--processes=2"]
 
 
+def shorten_masks(content: dict[str, Any]) -> list[str]:
+    return fewer("images", content["images"]) if isinstance(content["images"], dict) else []
+
+
 def shorten_occam(content: dict[str, Any]) -> list[str]:
     recipe = [f"--ensemble.init_args.recipe.{name}" for name in ("steps=4", "batch_size=8", "warmup_steps=1")]
     return [*fewer("dataset", content["dataset"]), *recipe, "--ensemble.init_args.members=2", "--seeds=[0]"]
@@ -165,7 +170,8 @@ def check_probe(content: dict[str, Any]) -> None:
 
 def check_discover(content: dict[str, Any]) -> None:
     rows = read_json(Path(content["folder"]) / "results.json")
-    assert {row["name"] for row in rows} > {"slots"}, "there are no baselines"
+    given = {"slots"} if "encoder" in content else {*content["sources"], *content["recorded"]}
+    assert {row["name"] for row in rows} > given, "there are no baselines"
     best = {row["name"]: row["value"] for row in rows if row["measure"] == "mean_best_overlap"}
     assert all(0 < value <= 1 for value in best.values())
 
@@ -175,6 +181,13 @@ def check_benchmark(content: dict[str, Any]) -> None:
     assert {(row["name"], row["set"]) for row in rows} == {(arm["name"], arm["set"]) for arm in content["arms"]}
     assert all(row["step"] == STEPS for row in rows)
     assert all(-1 <= row["value"] <= 1 for row in rows if row["measure"] == "foreground_ari")
+
+
+def check_masks(content: dict[str, Any]) -> None:
+    rows = read_json(Path(content["folder"]) / "results.json")
+    assert len(rows) == (SCENES if isinstance(content["images"], dict) else 2)
+    assert all(row["error"] is None and row["masks"] > 0 for row in rows)
+    assert len(CocoFile(Path(content["folder"]) / "coco.json").names) == len(rows)
 
 
 def check_occam(content: dict[str, Any]) -> None:
@@ -209,6 +222,7 @@ COMMANDS = {
     ("ocl", "probe"): (shorten_probe, check_probe),
     ("ocl", "discover"): (shorten_discover, check_discover),
     ("ocl", "benchmark"): (shorten_benchmark, check_benchmark),
+    ("ocl", "masks"): (shorten_masks, check_masks),
     ("ocl", "occam"): (shorten_occam, check_occam),
     ("rl-probes", "ppo"): (shorten_ppo, check_ppo),
     ("rl-probes", "collect"): (shorten_collect, check_collect),
@@ -216,7 +230,7 @@ COMMANDS = {
 
 
 def photographs(folder: Path) -> None:
-    """BSDS500 in small: the same layout, noise with two people's segmentations."""
+    """BSDS500 in small: the same layout, noise with four people's segmentations."""
     generator = np.random.default_rng(0)
     for split, count in (("train", 4), ("val", 2), ("test", 2)):
         (folder / "images" / split).mkdir(parents=True)
@@ -224,9 +238,9 @@ def photographs(folder: Path) -> None:
         for index in range(count):
             pixels = generator.integers(0, 256, (40, 60, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / "images" / split / f"{index}.jpg")
-            people = np.empty((1, 2), dtype=object)
-            for person in range(2):
-                labels = np.repeat(np.arange(1, 5 + person, dtype=np.uint16), 60 // (4 + person))
+            people = np.empty((1, 4), dtype=object)
+            for person, segments in enumerate((4, 5, 6, 10)):
+                labels = np.repeat(np.arange(1, segments + 1, dtype=np.uint16), 60 // segments)
                 people[0, person] = {"Segmentation": np.tile(labels, (40, 1))}
             savemat(folder / "groundTruth" / split / f"{index}.mat", {"groundTruth": people})
 

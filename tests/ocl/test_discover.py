@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from ocl.data.bsds500 import BSDS500
+from ocl.data.collate import collate
 from ocl.discover import discover, grid_labels
+from ocl.masks.base import Masks
+from ocl.masks.sources import Felzenszwalb, Grid
+from ocl.masks.sources import TrueMasks as TrueSegments
 from ocl.representations import ObjectEncoder, OracleObjects
 from ocl.shapes import Batch, Slots
 
@@ -36,6 +43,52 @@ def test_closed_forms() -> None:
     assert found["whole image", "mean_best_overlap"] == pytest.approx(16 / 64)
     assert found["whole image", "mean_iou"] == pytest.approx(16 / 64 / 3)  # one mask for three objects
     assert all(row["images"] == 5 and row["low"] <= row["value"] <= row["high"] for row in rows)
+
+
+def test_mask_sources_and_recorded_segmentations() -> None:
+    batches = [quadrants(3), quadrants(2)]
+    sources = {"true": TrueSegments(), "with background": TrueSegments(True), "grid": Grid(2, 2), "none": nothing}
+    rows = discover(sources, batches, recorded={"recorded": batches})
+    found = {(row["name"], row["measure"]): row["value"] for row in rows}
+    for name in ("true", "with background", "grid", "recorded"):
+        assert found[name, "mean_best_overlap"] == pytest.approx(1)
+        assert found[name, "foreground_ari"] == pytest.approx(1)
+    assert found["none", "mean_best_overlap"] == found["none", "corloc"] == 0
+    assert {name for name, _ in found} == {*sources, "recorded", "whole image"}
+    swapped = [quadrants(3), quadrants(2)]
+    swapped[1].images = swapped[1].images + 0.1
+    with pytest.raises(ValueError, match="recorded must hold segmentations of the same images"):
+        discover({}, batches, recorded={"recorded": swapped})
+
+
+def test_the_best_of_overlapping_masks_is_on_top() -> None:
+    batch = quadrants(1)
+
+    def overlapping(batch: Batch) -> Masks:
+        masks = torch.ones(1, 5, 8, 8, dtype=torch.bool)
+        masks[:, :4] = TrueSegments(True)(batch).masks
+        return Masks.of(masks, torch.tensor([[0.5, 0.6, 0.7, 0.8, 0.4]]))
+
+    rows = discover({"overlapping": overlapping}, [batch])
+    found = {row["measure"]: row["value"] for row in rows if row["name"] == "overlapping"}
+    assert found["mean_best_overlap"] == pytest.approx(1)
+
+
+def nothing(batch: Batch) -> Masks:
+    return Masks.of(torch.zeros(len(batch), 0, 8, 8, dtype=torch.bool))
+
+
+def test_people_agree_with_each_other_more_than_with_a_grid(test_data: Path) -> None:
+    first, second = (BSDS500(test_data / "BSDS500", "val", 128, person) for person in (0, 1))
+    batches = [collate([first[i] for i in range(24)])]
+    others = [collate([second[i] for i in range(24)])]
+    sources = {"superpixels": Felzenszwalb(300, min_size=100), "grid": Grid(3, 4), "true": TrueSegments()}
+    rows = discover(sources, batches, recorded={"second person": others})
+    best = {row["name"]: row["value"] for row in rows if row["measure"] == "mean_best_overlap"}
+    assert best["true"] == pytest.approx(1)
+    assert best["second person"] > 1.3 * best["superpixels"]
+    assert best["superpixels"] > 1.1 * best["grid"]
+    assert best["grid"] > best["whole image"]
 
 
 def test_a_grid_has_equal_cells() -> None:
