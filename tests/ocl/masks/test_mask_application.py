@@ -125,6 +125,16 @@ def test_room_around_the_box_is_a_share_of_its_longer_side():
     assert filled.sum() == 3 * 40 * 80  # side 120 at 120 pixels: nothing is resized
 
 
+def test_room_beyond_the_image_is_fill():
+    """The square of a whole image with room on either side is larger than the image."""
+    image = torch.rand(1, 3, 480, 480)
+    found = GreyCrop(SIZE, pad_ratio=0.5, fill=0.3)(image, torch.ones(1, 1, 480, 480))[0, 0]
+    expected = TF.resize(TF.pad(image[0].double(), [240] * 4, fill=0.3), [SIZE, SIZE], antialias=True)
+    alpha = TF.resize(TF.pad(torch.ones(1, 480, 480).double(), [240] * 4), [SIZE, SIZE], antialias=True)
+    expected = 0.3 + alpha * (expected - 0.3)
+    torch.testing.assert_close(found.double(), expected, atol=1e-6, rtol=0)
+
+
 def published_code(image, mask, size):
     """What the public code does to one mask, through torchvision."""
     places = mask.nonzero()
