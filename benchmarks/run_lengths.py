@@ -3,7 +3,7 @@
 python benchmarks/run_lengths.py [--masks 192] [--size 480 640] [--threads 1] [--repeats 5]
 
 Smoothed noise cut at a level, from single pixels to blobs of 60: the number of runs decides the cost. The programs take
-turns, and every ratio is of neighbours, so that a busy machine slows all. Codes are compared before they are timed.
+turns, and every ratio is of neighbours; seconds are those of this process. Codes are compared before they are timed.
 pycocotools gives compressed text, from an array in its own memory order, so `ocl` is timed with `compress` beside it.
 """
 
@@ -36,9 +36,9 @@ def noise(count: int, size: tuple[int, int], grain: int) -> Tensor:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     run()
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 def spread(values: list[float], digits: int) -> str:

@@ -134,7 +134,8 @@ def _changes(masks: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     count, height, width = masks.shape
     area = height * width
     pixels = masks.contiguous().view(torch.uint8)
-    words = np.zeros(-(-pixels.numel() // 8), dtype=np.int64)
+    words = np.empty(-(-pixels.numel() // 8), dtype=np.int64)
+    words[-1:] = 0  # what follows the last pixel
     changed = torch.from_numpy(words.view(np.uint8)[: pixels.numel()]).view(pixels.shape)
     torch.bitwise_xor(pixels[:, 1:], pixels[:, :-1], out=changed[:, 1:])
     changed[:, 0] = pixels[:, 0]
