@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--points-per-side", type=int, default=32)
     parser.add_argument("--pred-iou-thresh", type=float, default=0.88)
-    parser.add_argument("--stability-score-thresh", type=float, default=0.3)
+    parser.add_argument("--stability-score-thresh", type=float, default=0.2)
     parser.add_argument("--box-nms-thresh", type=float, default=0.98)
     arguments = parser.parse_args()
     image = picture(arguments.image, arguments.seed)

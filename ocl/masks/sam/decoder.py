@@ -100,7 +100,9 @@ def _read(attention: Any, queries: Tensor, keys: Projection, values: Projection,
     if updates is None:
         pooled = _times_shared(weights, values.content.mT)
     else:
-        pooled = _times_shared(weights * updates.scale[:, None, None], values.content.mT)
+        scaled = torch.empty_like(weights.transpose(0, 1), memory_format=torch.contiguous_format)
+        torch.mul(weights.transpose(0, 1), updates.scale[:, None], out=scaled)
+        pooled = _times_shared(scaled.transpose(0, 1), values.content.mT)
         handed = (weights.flatten(1, 2) @ updates.columns.mT) @ updates.rows  # P HT D
         pooled = pooled + handed.view(prompts, heads, count, -1) @ values.weight.mT
     if values.offset is not None:
@@ -121,12 +123,17 @@ def _write(attention: Any, tokens: Tensor, placed: Tensor, exchange: Exchange, u
         rows = torch.cat([centred(updates.rows), rows], dim=1)
         given = [*updates.values, values]
     # |s Z + C^T B|^2 = s^2 |Z|^2 + C . (2 s B Z^T + B B^T C), per image token
-    crossed = [_times_shared(each, shared).flatten(1, 2) for each, shared in zip(given, exchange.crossed, strict=True)]
-    inner, energy = torch.cat(crossed, dim=1), exchange.energy
+    inner, energy = torch.empty_like(columns), exchange.energy
+    parts = inner.unflatten(1, (len(given), heads, -1)).unbind(dim=1)  # P H T N
+    for part, each, shared in zip(parts, given, exchange.crossed, strict=True):
+        crossed = _times_shared(each, shared)
+        if updates is None:
+            part.copy_(crossed)
+        else:
+            torch.mul(crossed, updates.scale[:, None, None], out=part)
     if updates is not None:
-        inner.mul_(updates.scale[:, None])
         energy = energy * updates.scale.square()
-    inner = torch.baddbmm(inner, rows @ rows.mT, columns, beta=2)
+    inner.baddbmm_(rows @ rows.mT, columns, beta=2)
     energy = energy + inner.mul_(columns).sum(dim=1)  # P N
     scale = (energy.clamp_min(0) / rows.shape[-1] + exchange.epsilon).rsqrt()
     columns = columns * scale[:, None]
@@ -139,17 +146,20 @@ def _scores(tokens: Tensor, image: Projection, updates: Updates | None) -> Tenso
     """Projected tokens (P T Hd) with projected image tokens -> logits (P H T N)."""
     heads, width = image.weight.shape[:2]
     tokens = tokens.unflatten(-1, (heads, width)).transpose(1, 2) * width**-0.5  # P H T d
-    scores = _times_shared(tokens, image.content)
+    content = _times_shared(tokens, image.content)
     if updates is None:
-        return scores
+        return content.contiguous()
     assert image.offset is not None
-    scores = scores * updates.scale[:, None, None] + _times_shared(tokens, image.offset)
+    offset, scale = _times_shared(tokens, image.offset), updates.scale[:, None, None]
+    scores = torch.empty_like(content, memory_format=torch.contiguous_format)
+    torch.addcmul(offset, content, scale, out=scores)
     folded = (tokens @ image.weight).flatten(1, 2) @ updates.rows.mT  # P HT R
-    return torch.baddbmm(scores.flatten(1, 2), folded, updates.columns).view_as(scores)
+    scores.flatten(1, 2).baddbmm_(folded, updates.columns)
+    return scores
 
 
 def _times_shared(each: Tensor, shared: Tensor) -> Tensor:
-    """(P H T a), (H a b) -> (P H T b), as one product per head for all prompts."""
+    """(P H T a), (H a b) -> (P H T b), as one product per head for all prompts: stored with heads first."""
     prompts, heads, count, _ = each.shape
     product = torch.bmm(each.transpose(0, 1).reshape(heads, prompts * count, -1), shared)
-    return product.view(heads, prompts, count, -1).transpose(0, 1).contiguous()
+    return product.view(heads, prompts, count, -1).transpose(0, 1)

@@ -15,6 +15,9 @@ from ocl.masks.sam.encoder import SamEncoder
 from ocl.masks.sam.frame import Frame
 from ocl.masks.sam.image_side import ImageSide
 
+ON_CPU = 8
+"""Prompts decoded together on a CPU, at most: what they add to the image (1.8 MB each) then stays near its caches."""
+
 
 class PromptableImage:
     """An encoded image: give it prompts, get tokens with predicted IoUs, then the logits of those masks that matter.
@@ -23,9 +26,11 @@ class PromptableImage:
         model: segment-anything's `Sam`.
         encoder: of that model.
         image: (H W 3) RGB.
+        at_once: prompts that fit into memory together.
     """
 
-    def __init__(self, model: Any, encoder: SamEncoder, image: NDArray[np.uint8]) -> None:
+    def __init__(self, model: Any, encoder: SamEncoder, image: NDArray[np.uint8], at_once: int) -> None:
+        self.at_once = min(at_once, ON_CPU) if model.device.type == "cpu" else at_once
         self.model, self.frame = model, Frame(image.shape[:2], model)
         prompts, decoder = model.prompt_encoder, model.mask_decoder
         embedding = encoder(self.frame.prepare(image))[0]
@@ -49,14 +54,12 @@ class PromptableImage:
         tokens, updates = self.decoder.tokens(sparse)
         return tokens, updates, self.decoder.quality(tokens)
 
-    def logits(
-        self, tokens: Tensor, updates: Updates, chosen: Tensor, at_once: int
-    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def logits(self, tokens: Tensor, updates: Updates, chosen: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """`chosen` (P 4) bool -> indices of prompt and mask (n) and logits (n H W), in row-major order.
 
-        One part after the other, of at most `at_once` prompts.
+        One part after the other: upscaling a prompt takes several times the memory of decoding it.
         """
-        for prompts in chosen.any(dim=1).nonzero()[:, 0].split(at_once):
+        for prompts in chosen.any(dim=1).nonzero()[:, 0].split(max(1, self.at_once // 4)):
             low = self.decoder.logits(tokens[prompts], updates[prompts], chosen[prompts])
             rows, which = chosen[prompts].nonzero(as_tuple=True)
             yield prompts[rows], which, self.frame.enlarge(low)

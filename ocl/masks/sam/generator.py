@@ -41,7 +41,7 @@ class AutomaticMaskGenerator:
     Args:
         model: segment-anything's `Sam` (see `load_sam`); used in place.
         points_per_side: points in a row and a column of the grid.
-        points_per_batch: points decoded together; fewer take less memory, and give the same masks.
+        points_per_batch: points decoded together, on a CPU at most 8; fewer take less memory, and give the same masks.
         pred_iou_thresh: keep masks with a predicted IoU above; 0 keeps all.
         stability_score_thresh: keep masks of at least this stability; 0 keeps all.
         stability_score_offset: stability is the IoU of the masks at the mask threshold plus and minus this.
@@ -174,11 +174,10 @@ class AutomaticMaskGenerator:
     def _find_in_crop(self, image: NDArray[np.uint8], crop: list[int], layer: int) -> Candidates:
         """Masks of one crop x0, y0, x1, y1, in the pixels of the whole image."""
         x0, y0, x1, y1 = crop
-        prompted = PromptableImage(self.model, self.encoder, image[y0:y1, x0:x1])
+        prompted = PromptableImage(self.model, self.encoder, image[y0:y1, x0:x1], self.points_per_batch)
         grid = torch.as_tensor(self.point_grids[layer] * np.array([[x1 - x0, y1 - y0]]))
         batches = [
-            self._find_at_points(prompted, points, crop, image.shape[:2])
-            for points in grid.split(self.points_per_batch)
+            self._find_at_points(prompted, points, crop, image.shape[:2]) for points in grid.split(prompted.at_once)
         ]
         found = Candidates.concatenated(batches)
         found = found[suppress(found.boxes, found.quality, self.box_nms_thresh)]
@@ -196,8 +195,7 @@ class AutomaticMaskGenerator:
             chosen = quality > self.pred_iou_thresh
         chosen[:, 0] = False  # the mask for prompts that are not ambiguous; a point is
         threshold, parts = self.model.mask_threshold, [Candidates.none(quality, image.frame.size)]
-        at_once = max(1, self.points_per_batch // 8)  # upscaling takes the more memory
-        for prompts, which, logits in image.logits(tokens, updates, chosen, at_once):
+        for prompts, which, logits in image.logits(tokens, updates, chosen):
             ious = quality[prompts, which]
             stability = stability_score(logits, threshold, self.stability_score_offset)
             if self.stability_score_thresh > 0:

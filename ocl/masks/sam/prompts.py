@@ -64,8 +64,8 @@ class SamPrompts:
             columns = known[index].nonzero()[:, 0]
             if len(columns) == 0:
                 continue
-            prompted = PromptableImage(self.model, self.encoder, image)
-            for some in columns.split(self.prompts_per_batch):
+            prompted = PromptableImage(self.model, self.encoder, image, self.prompts_per_batch)
+            for some in columns.split(prompted.at_once):
                 masks[index, some], scores[index, some] = self._segment(prompted, places[index, some])
         return Masks.of(masks, scores)
 
@@ -75,7 +75,6 @@ class SamPrompts:
         tokens, updates, quality = image.prompt(None, places) if is_box else image.prompt(places)
         best = torch.zeros_like(quality[:, 0], dtype=torch.long) if is_box else 1 + quality[:, 1:].argmax(dim=1)
         chosen = torch.zeros_like(quality, dtype=torch.bool).scatter_(1, best[:, None], True)
-        at_once = max(1, self.prompts_per_batch // 8)
-        logits = [part for *_, part in image.logits(tokens, updates, chosen, at_once)]
+        logits = [part for *_, part in image.logits(tokens, updates, chosen)]
         masks = torch.cat(logits) > self.model.mask_threshold
         return masks, quality.gather(1, best[:, None])[:, 0].float()
