@@ -1,6 +1,7 @@
 """Whatever makes objects ends here: every way from images (or state) to `Slots`, behind one frozen interface."""
 
 from ocl.representations.base import ObjectEncoder
+from ocl.representations.binding_slots import BindingSlots, CosineSimilarity
 from ocl.representations.masked import MaskedObjectEncoder
 from ocl.representations.oracle import OracleMasks, OracleObjects
 from ocl.representations.pooled import SlotMean
@@ -8,6 +9,8 @@ from ocl.representations.slot_model import FrozenSlotModel
 from ocl.representations.tokens import Pixels, RandomCNN, Tokens, ViTPatches, ViTPooled
 
 __all__ = [
+    "BindingSlots",
+    "CosineSimilarity",
     "FrozenSlotModel",
     "MaskedObjectEncoder",
     "ObjectEncoder",
