@@ -1,4 +1,4 @@
-"""`ocl fit | validate | test | generate | extract | probe | discover | masks | benchmark | occam`."""
+"""`ocl fit | validate | test | generate | extract | probe | discover | masks | benchmark | occam | binding`."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from ocl import benchmark as benchmarking
 from ocl import commands, features
 from ocl import discover as discovery
 from ocl import generate as generation
+from ocl.binding_study.command import binding
 from ocl.checkpoints import load, load_encoder
 from ocl.data.collate import collate
 from ocl.describe import describe_dataset, describe_part
@@ -223,6 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> Any:
         "masks": masks,
         "benchmark": benchmark,
         "occam": occam,
+        "binding": binding,
     }
     description = f"{__doc__}\n\n{', '.join(LIGHTNING)} train and evaluate; see `ocl fit --help`."
     return commands.run("ocl", description, functions, arguments)

@@ -95,7 +95,7 @@ def extract_patches(
     kind = np.dtype(dtype)
 
     def encode(batch: Batch, rows: list[int]) -> Record:
-        labels = _labels(batch, reader.grid, purity, ignore, leave_out)
+        labels = objects_of(batch, reader.grid, purity, ignore, leave_out)
         drawn = sample_patches(labels, patches, rows, seed)
         objects = labels.gather(1, drawn)
         colours = F.adaptive_avg_pool2d(images_as_float(batch.images), reader.grid).flatten(2).mT  # (B N 3)
@@ -107,7 +107,7 @@ def extract_patches(
             "colours": stored_as(colours.take_along_dim(drawn[:, :, None], dim=1), kind),
         }
         if classes is not None:
-            fields["classes"] = _classes(batch, objects, classes).int().cpu().numpy()
+            fields["classes"] = classes_of(batch, objects, classes).int().cpu().numpy()
         return fields
 
     return fill(writer, dataset, encode, batch_size, num_workers, worker, workers, device, progress)
@@ -166,14 +166,14 @@ def labels_at(
     if len(cast(Sized, dataset)) != len(patches):
         raise ValueError(f"the data set has {len(cast(Sized, dataset))} items, the patches {len(patches)} images.")
     loader: DataLoader[Any] = DataLoader(dataset, batch_size, collate_fn=collate)
-    labels = torch.cat([_labels(batch, grid, purity, ignore, ()) for batch in loader])
+    labels = torch.cat([objects_of(batch, grid, purity, ignore, ()) for batch in loader])
     return labels.gather(1, patches.long())
 
 
-def _labels(
+def objects_of(
     batch: Batch, grid: tuple[int, int], purity: float, ignore: Sequence[int], leave_out: Sequence[str]
 ) -> Tensor:
-    """(B N) int64."""
+    """(B N) int64, the object of every patch; see `extract_patches` for the arguments and errors."""
     segmentation = batch.segmentation
     if segmentation is None:
         raise ValueError("the items hold no segmentation, so patches have no objects; take a data set that has one.")
@@ -185,7 +185,7 @@ def _labels(
     return patch_labels(segmentation, grid, purity, ignore).labels
 
 
-def _classes(batch: Batch, objects: Tensor, name: str) -> Tensor:
+def classes_of(batch: Batch, objects: Tensor, name: str) -> Tensor:
     """objects (B n) -> the class of each (B n), `IGNORE` for background and unknown ones."""
     classes = _attribute(batch, name)
     if classes.is_floating_point():

@@ -1,0 +1,100 @@
+"""Probes of all layers of one model, fitted once and kept on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from ocl.binding.controls import permuted
+from ocl.binding.fitting import fit
+from ocl.binding.patches import Patches
+from ocl.binding.probes import PairProbe
+from ocl.binding_study.settings import Fitting, ProbeMaker
+from ocl.describe import describe_part
+from ocl.files import write_atomically
+
+LOSSES = "validation"
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted probe of L places and the least validation loss (L) of each."""
+
+    probe: PairProbe
+    losses: Tensor
+
+    @property
+    def best(self) -> int:
+        """The place with the least loss on held-out training images: chosen without a look at the test images."""
+        return int(self.losses.argmin())
+
+
+def fitted(
+    make: ProbeMaker,
+    patches: Patches,
+    fitting: Fitting,
+    path: Path,
+    provenance: Mapping[str, Any],
+    *,
+    shuffled: bool = False,
+    seed: int = 0,
+) -> Fitted:
+    """Fit a probe on patches of training images, or read what an earlier call with the same arguments left.
+
+    Args:
+        path: the file that holds the probe.
+        provenance: where the tokens come from, in JSON's types.
+        shuffled: permute the tokens of every image against their labels, the control.
+        seed: of the probe's start, the split by image, the order of images and the permutation.
+
+    Raises:
+        ValueError: `path` holds another fit or is damaged; too few images to hold one out.
+    """
+    images = len(patches)
+    held = round(fitting.held_out * images)
+    if not 1 <= held < images:
+        raise ValueError(f"held_out {fitting.held_out} of {images} training images leaves none on one side; give more.")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        probe = make(patches.tokens.shape[-1], layers=patches.tokens.shape[0])
+    asked = {"probe": describe_part(probe), "fitting": asdict(fitting), "tokens": provenance}
+    settings = hashlib.sha256(json.dumps([asked, shuffled, seed], sort_keys=True).encode()).hexdigest()
+    probe = probe.to(patches.tokens.device)
+    if path.is_file():
+        return _read(probe, path, settings)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(images, generator=generator).to(patches.tokens.device)
+    if shuffled:
+        patches = Patches(permuted(patches.tokens, generator), patches.objects, patches.classes, patches.places)
+    options = {name: value for name, value in asdict(fitting).items() if name != "held_out"}
+    record = fit(probe, patches.take(order[held:]), patches.take(order[:held]), **options, seed=seed)
+    assert record.validation is not None
+    found = Fitted(probe.eval().requires_grad_(False), record.validation.amin(dim=0))
+    weights = {name: values.cpu().contiguous() for name, values in probe.state_dict().items()}
+    content = serialize({**weights, LOSSES: found.losses}, metadata={"settings": settings})
+    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    return found
+
+
+def _read(probe: PairProbe, path: Path, settings: str) -> Fitted:
+    try:
+        with safe_open(path, "pt") as file:
+            known = (file.metadata() or {}).get("settings")
+        tensors = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is not a fitted probe ({error}); delete it to fit again.") from error
+    if known != settings:
+        raise ValueError(f"{path} was fitted with other settings or tokens; name another folder, or delete it.")
+    losses = tensors.pop(LOSSES)
+    probe.load_state_dict(tensors)
+    return Fitted(probe.eval().requires_grad_(False), losses)

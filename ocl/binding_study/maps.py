@@ -1,0 +1,90 @@
+"""How similar every patch is to one patch, over the image, layer by layer: what a probe takes to be its object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ocl.binding.pairs import sample_patches
+from ocl.binding.probes import PairProbe
+from ocl.binding_study.patch_encoders import PatchEncoder
+from ocl.binding_study.patch_store import objects_of
+from ocl.binding_study.settings import Sampling
+from ocl.data.collate import collate
+from ocl.data.scenes import Item
+from ocl.files import write_atomically
+from ocl.shapes import Batch, images_as_float
+
+TILE, GAP, LINE = 144, 8, 16  # pixels
+MOST_PLACES = 8
+QUERY = "#ff2d55"
+LOW, HIGH = (0.05, 0.05, 0.20), (1.0, 0.90, 0.20)
+"""Colours of probability 0 and 1."""
+
+
+def first_batch(dataset: Dataset[Item], images: int) -> Batch:
+    """The first so many items (all, where there are fewer)."""
+    count = min(images, len(dataset))  # type: ignore[arg-type]
+    return collate([dataset[index] for index in range(count)])
+
+
+def query_patches(
+    batch: Batch, grid: tuple[int, int], sampling: Sampling, patch: Sequence[int] | None, seed: int
+) -> Tensor:
+    """(B) the patch that each image is compared with: `patch` (row, column) in all, or one with an object, drawn.
+
+    Raises:
+        ValueError: a patch outside the grid.
+    """
+    if patch is not None:
+        row, column = patch
+        if not (0 <= row < grid[0] and 0 <= column < grid[1]):
+            raise ValueError(f"patch is (row, column) on a grid of {grid[0]} x {grid[1]} from 0, got {tuple(patch)}.")
+        return torch.full((len(batch),), row * grid[1] + column)
+    labels = objects_of(batch, grid, sampling.purity, sampling.ignore, sampling.leave_out)
+    return sample_patches(labels, 1, range(len(batch)), seed)[:, 0].cpu()
+
+
+@torch.no_grad()
+def similarity_maps(encoder: PatchEncoder, probe: PairProbe, batch: Batch, queries: Tensor) -> Tensor:
+    """(L B h w): the probability that a patch and its image's query patch (B) are one object; 1 at the query itself."""
+    maps = []
+    for number, query in enumerate(queries.tolist()):  # one image at a time: logits are L N N
+        tokens = encoder(Batch(batch.images[number : number + 1]))
+        same = probe(tokens)[:, 0, query].sigmoid()  # (L N)
+        same[:, query] = 1
+        maps.append(same.cpu().unflatten(-1, encoder.grid))
+    return torch.stack(maps, dim=1)
+
+
+def draw_maps(batch: Batch, queries: Tensor, maps: Tensor, places: Sequence[str], best: int, path: Path) -> Path:
+    """Write a PNG: a row per image, which comes first with its query patch framed; then up to eight places, evenly
+    spread, the best one among them."""
+    images = images_as_float(batch.images).cpu()
+    shown = sorted({best, *np.linspace(0, len(places) - 1, min(MOST_PLACES, len(places))).round().astype(int).tolist()})
+    names = [f"{places[place]}{' (best)' if place == best else ''}" for place in shown]
+    grid = (maps.shape[-2], maps.shape[-1])
+    tile = (TILE, max(1, round(TILE * images.shape[-2] / images.shape[-1])))  # (width, height)
+    size = (GAP + (1 + len(shown)) * (TILE + GAP), LINE + GAP + len(images) * (tile[1] + GAP))
+    picture = Image.new("RGB", size, "white")
+    pen, font = ImageDraw.Draw(picture), ImageFont.load_default(11)
+    for column, name in enumerate(["image, query patch", *names]):
+        pen.text((GAP + column * (TILE + GAP), GAP / 2), name, "black", font)
+    low, high = torch.tensor(LOW).view(3, 1, 1), torch.tensor(HIGH).view(3, 1, 1)
+    for row, image in enumerate(images):
+        top = LINE + GAP + row * (tile[1] + GAP)
+        colours = [low + (high - low) * maps[place, row] for place in shown]  # (3 h w)
+        for column, values in enumerate([image, *colours]):
+            left = GAP + column * (TILE + GAP)
+            pixels = (255 * values).round().to(torch.uint8).permute(1, 2, 0).numpy()
+            picture.paste(Image.fromarray(pixels).resize(tile, Image.Resampling.NEAREST), (left, top))
+            y, x = divmod(int(queries[row]), grid[1])
+            corner = (left + x * tile[0] / grid[1], top + y * tile[1] / grid[0])
+            pen.rectangle((*corner, corner[0] + tile[0] / grid[1], corner[1] + tile[1] / grid[0]), outline=QUERY)
+    return write_atomically(path, lambda temporary: picture.save(temporary, "PNG"))

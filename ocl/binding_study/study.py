@@ -1,0 +1,162 @@
+"""The study: tokens of every model, probes of every layer, controls, rows and pictures, each kept once it is done."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ocl.binding.patches import Patches
+from ocl.binding_study.fits import Fitted, fitted
+from ocl.binding_study.models import Studied
+from ocl.binding_study.patch_encoders import PatchEncoder
+from ocl.binding_study.patch_store import extract_patches, labels_at, load_patches
+from ocl.binding_study.rows import Row, control_rows, probe_rows
+from ocl.binding_study.settings import Fitting, ProbeMaker, Sampling, usual_probes
+from ocl.data.scenes import Item
+from ocl.store import FeatureStore
+
+TOKENS, FITS = "tokens", "fits"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One encoder with its stores and fitted probes."""
+
+    name: str
+    encoder: PatchEncoder
+    train: FeatureStore
+    test: FeatureStore
+    probes: dict[str, Fitted]
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared; see `ocl.binding_study.command.binding`. All models read the same patches on one grid."""
+
+    train: Dataset[Item]
+    test: Dataset[Item]
+    models: Mapping[str, Studied]
+    folder: Path
+    sampling: Sampling
+    fitting: Fitting
+    probes: Mapping[str, ProbeMaker] | None = None
+    reference: str = "quadratic"
+    others: Dataset[Item] | None = None
+    batch_size: int = 32
+    seed: int = 0
+    device: str = "cpu"
+
+    def encoders(self) -> dict[str, PatchEncoder]:
+        """Every model, and the random twins behind them: one for all models that start alike.
+
+        Raises:
+            ValueError: models with different grids, which cannot read the same patches, or two names of one folder.
+        """
+        found = {name: model.trained() for name, model in self.models.items()}
+        grids = {name: encoder.grid for name, encoder in found.items()}
+        if len(set(grids.values())) > 1:
+            raise ValueError(f"all models must have one grid to read the same patches, got {grids}; change image_size.")
+        twins: dict[str, tuple[list[str], PatchEncoder]] = {}
+        for name, model in self.models.items():
+            twin = model.random(self.seed)
+            twins.setdefault(twin.fingerprint, ([], twin))[0].append(name)
+        found |= {f"random ({', '.join(names)})": twin for names, twin in twins.values()}
+        if len({file_name(name) for name in found}) < len(found):
+            raise ValueError(f"models need names that differ in letters and digits, got {', '.join(self.models)}.")
+        return found
+
+    def subjects(self, encoders: Mapping[str, PatchEncoder]) -> list[Subject]:
+        """Encode and fit what is not there yet. Probes of trained models include the reference on permuted tokens."""
+        found = []
+        for name, encoder in encoders.items():
+            train, test = (
+                self._store(name, encoder, split, data) for split, data in (("train", self.train), ("test", self.test))
+            )
+            patches = self._loaded(train)
+            makers = self.makers(patches)
+            wanted = {probe: (make, False) for probe, make in makers.items()}
+            if name in self.models:
+                wanted[f"{self.reference}, permuted"] = (makers[self.reference], True)
+            probes = {
+                probe: fitted(
+                    make,
+                    patches,
+                    self.fitting,
+                    self.folder / FITS / file_name(name) / f"{file_name(probe)}.safetensors",
+                    train.provenance,
+                    shuffled=shuffled,
+                    seed=self.seed,
+                )
+                for probe, (make, shuffled) in wanted.items()
+            }
+            found.append(Subject(name, encoder, train, test, probes))
+        return found
+
+    def makers(self, patches: Patches) -> Mapping[str, ProbeMaker]:
+        """The probes of the study, the usual ones where none are given.
+
+        Raises:
+            ValueError: the reference is not among them.
+        """
+        probes = self.probes
+        if probes is None:
+            known = patches.classes is not None and int(patches.classes.max()) >= 0
+            probes = usual_probes(int(patches.classes.max()) + 1 if known and patches.classes is not None else None)
+        if self.reference not in probes:
+            raise ValueError(f"the reference probe must be one of {', '.join(probes)}, got {self.reference!r}.")
+        return probes
+
+    def rows(self, subjects: list[Subject]) -> list[Row]:
+        """Controls first, then every model, probe and place."""
+        first = subjects[0]
+        train, test = self._loaded(first.train, []), self._loaded(first.test, [])
+        others = None
+        if self.others is not None:
+            drawn = torch.from_numpy(first.test.read_all(["patches"])["patches"]).long()
+            others = labels_at(
+                self.others,
+                drawn,
+                first.encoder.grid,
+                purity=self.sampling.purity,
+                ignore=self.sampling.ignore,
+                batch_size=self.batch_size,
+            ).to(self.device)
+        colours = [self._colours(store) for store in (first.train, first.test)]
+        rows = control_rows(train, colours[0], test, colours[1], others, self.seed)
+        for subject in subjects:
+            patches = self._loaded(subject.test)
+            for probe, fit in subject.probes.items():
+                rows += probe_rows(subject.name, probe, fit.probe, fit.best, subject.encoder.places, patches, self.seed)
+        return rows
+
+    def _store(self, name: str, encoder: PatchEncoder, split: str, data: Dataset[Item]) -> FeatureStore:
+        store = extract_patches(
+            encoder,
+            data,
+            self.folder / TOKENS / file_name(name) / split,
+            **asdict(self.sampling),
+            seed=self.seed,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+        assert store is not None  # only one worker
+        return store
+
+    def _loaded(self, store: FeatureStore, places: list[str] | None = None) -> Patches:
+        patches = load_patches(store, places=None if places is None else store.provenance["encoder"]["places"][:1])
+        labels = (patches.objects, patches.classes, patches.places)
+        moved = [None if values is None else values.to(self.device) for values in labels]
+        return Patches(patches.tokens.to(self.device), moved[0], moved[1], moved[2])  # type: ignore[arg-type]
+
+    def _colours(self, store: FeatureStore) -> Tensor:
+        return torch.from_numpy(store.read_all(["colours"])["colours"]).float().to(self.device)
+
+
+def file_name(name: str) -> str:
+    return re.sub(r"[^\w.]+", "-", name).strip("-")
