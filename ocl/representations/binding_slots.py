@@ -12,13 +12,17 @@ from ocl.shapes import Batch, Features, Slots
 
 
 class CosineSimilarity(nn.Module):
-    """The probe-free case: logit (cos(x, y) - threshold) / temperature. Nothing is learned.
+    """The probe-free case: logit (cos(x - m, y - m) - threshold) / temperature with the image's mean token m.
 
-    threshold: the cosine at which two patches are as likely one object as two.
-    temperature: how soon beyond it the answer is sure. Both are ours.
+    Without its mean, what all tokens of an image share, cosines of a ViT's tokens are nearly all close to 1. Nothing is
+    learned, and no publication fixes the two numbers.
+
+    Args:
+        threshold: the cosine at which two patches are as likely one object as two.
+        temperature: how soon beyond it the answer is sure.
     """
 
-    def __init__(self, threshold: float = 0.5, temperature: float = 0.1) -> None:
+    def __init__(self, threshold: float = 0.3, temperature: float = 0.1) -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {temperature}.")
@@ -26,7 +30,8 @@ class CosineSimilarity(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(L B n D) -> (L B n n)."""
-        directions = F.normalize(tokens.float(), dim=-1)
+        tokens = tokens.float()
+        directions = F.normalize(tokens - tokens.mean(dim=-2, keepdim=True), dim=-1)
         return (directions @ directions.mT - self.threshold) / self.temperature
 
 
@@ -40,7 +45,7 @@ class BindingSlots(ObjectEncoder):
         encoder: images (B 3 H W) float -> `Features`, with `image_size`, `grid` and `dim`; is frozen in place.
         probe: tokens (1 B N D) -> logits (1 B N N) that two tokens are of one object: a fitted `PairProbe` of one
             layer, or `CosineSimilarity`; is frozen in place. None takes the latter.
-        groups: how pairs become groups; None finds up to eight by the eigengap.
+        groups: how pairs become groups; None makes seven by spectral clustering.
 
     Raises:
         ValueError: a probe of several layers.
@@ -52,7 +57,7 @@ class BindingSlots(ObjectEncoder):
         if getattr(probe, "layers", 1) != 1:
             raise ValueError(f"BindingSlots needs a probe of one layer, got one of {probe.layers}.")
         self.encoder, self.probe = frozen(encoder), frozen(probe)
-        self.groups: PatchGroups = SpectralGroups(8) if groups is None else groups
+        self.groups: PatchGroups = SpectralGroups(7, fixed=True) if groups is None else groups
         self.image_size: tuple[int, int] = self.encoder.image_size
         self.num_slots = self.groups.num_groups
         self.dim: int = self.encoder.dim

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ocl import checkpoints
 from ocl.binding.clusters import ConnectedGroups, SpectralGroups, by_size
-from ocl.binding.probes import Quadratic
+from ocl.binding.probes import Cosine, Quadratic
 from ocl.data.collate import collate
 from ocl.data.twin_scenes import TwinScenes
 from ocl.metrics.segmentation import segmentation_measures
@@ -19,7 +19,7 @@ from ocl.shapes import Batch, Features
 
 
 def planted(seed: int, objects: int = 4) -> tuple[Tensor, Tensor]:
-    """Groups (n) of 8, 12, 16 ... patches in any order, and noisy probabilities (n n) of pairs: around 0.9 in a group, 0.05 across."""
+    """Groups (n) of 8, 12, 16 ... patches in any order, and noisy probabilities (n n): 0.9 inside, 0.05 across."""
     generator = torch.Generator().manual_seed(seed)
     groups = torch.arange(objects).repeat_interleave(8 + 4 * torch.arange(objects))
     patches = len(groups)
@@ -96,7 +96,11 @@ def scene() -> tuple[Colors, Batch]:
 @pytest.mark.parametrize("groups", [SpectralGroups(8), ConnectedGroups(8)])
 def test_slots_are_the_means_of_planted_objects(groups: SpectralGroups | ConnectedGroups) -> None:
     encoder, batch = scene()
-    slots = BindingSlots(encoder, CosineSimilarity(), groups)(batch)
+    probe = Cosine(16)
+    with torch.no_grad():
+        probe.scale.fill_(20)
+        probe.bias.fill_(-10)
+    slots = BindingSlots(encoder, probe, groups)(batch)
     assert slots.vectors.shape == (6, 8, 16)
     assert slots.masks is not None
     assert slots.masks.shape == (6, 8, 8, 8)
@@ -116,6 +120,15 @@ def test_slots_are_the_means_of_planted_objects(groups: SpectralGroups | Connect
     found = segmentation_measures(slots.masks, batch.segmentation, slots.valid, False)
     best = segmentation_measures(truth, batch.segmentation, truth.flatten(2).any(-1), False)
     torch.testing.assert_close(found["foreground_ari"].values, best["foreground_ari"].values)
+
+
+def test_cosines_do_not_see_what_all_tokens_share() -> None:
+    tokens = torch.randn(1, 2, 9, 16)
+    probe = CosineSimilarity(threshold=0.3, temperature=0.1)
+    torch.testing.assert_close(probe(tokens + 50), probe(tokens), atol=1e-3, rtol=0)
+    centred = (tokens - tokens.mean(2, keepdim=True))[0, 1]
+    expected = (torch.cosine_similarity(centred[3], centred[5], dim=0) - 0.3) / 0.1
+    torch.testing.assert_close(probe(tokens)[0, 1, 3, 5], expected)
 
 
 def test_a_fitted_probe_takes_the_place_of_the_cosine() -> None:
