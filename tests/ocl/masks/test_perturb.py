@@ -84,6 +84,19 @@ def test_erosion_and_dilation_of_a_square_are_squares():
     assert torch.equal(Dilate(144 / 256)(masks), outer)
 
 
+def test_a_layer_that_is_only_partly_kept_is_kept_all_around():
+    masks = torch.zeros(1, 1, 48, 48, dtype=torch.bool)
+    masks[..., 8:32, 8:32] = True
+    lost = masks & ~Erode(0.92)(masks)  # 46 of the 92 outermost pixels
+    gained = Dilate(576 / 626)(masks) & ~masks  # 50 of the 100 around
+    for ring, first, last in ((lost, 8, 31), (gained, 7, 32)):
+        sides = torch.stack([ring[..., first, :], ring[..., last, :], ring[..., first], ring[..., last]]).flatten(1)
+        corners = ring[..., first : last + 1 : last - first, first : last + 1 : last - first]
+        assert sides.sum() - corners.sum() == ring.sum(), "nothing off the layer"
+        share = sides.sum(1) / (last - first + 1)
+        assert ((share - 0.5).abs() < 0.15).all()
+
+
 def test_erosion_starts_at_the_edge_and_the_frame_is_no_edge():
     masks = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
     masks[..., :, :8] = True  # the left half: only its right side is an edge
