@@ -8,17 +8,18 @@ from ocl.pictures import component_colors
 
 
 def test_components_become_colors_in_the_order_of_their_variance() -> None:
-    planted = torch.rand(4, 12, 3) * torch.tensor([9.0, 3.0, 1.0])
+    values = torch.rand(480, 3)
+    planted = (torch.linalg.qr(values - values.mean(0)).Q * torch.tensor([9.0, 3.0, 1.0])).view(4, 120, 3)
     basis = torch.linalg.qr(torch.randn(16, 16)).Q[:3]
-    colors = component_colors(planted @ basis + 7, (3, 4))
-    assert colors.shape == (4, 3, 3, 4)
+    colors = component_colors(planted @ basis + 7, (10, 12))
+    assert colors.shape == (4, 3, 10, 12)
     found = colors.movedim(1, -1).flatten(0, 2)
     for component in range(3):
         correlation = torch.corrcoef(torch.stack([found[:, component], planted[..., component].flatten()]))[0, 1]
-        assert correlation.abs() > 0.95
+        assert correlation.abs() > 0.99
     assert found.amin(0).tolist() == [0, 0, 0]
     assert found.amax(0).tolist() == [1, 1, 1]
-    assert torch.equal(colors, component_colors(planted @ basis + 7, (3, 4)))
+    assert torch.equal(colors, component_colors(planted @ basis + 7, (10, 12)))
 
 
 def test_equal_tokens_are_one_color() -> None:
