@@ -39,6 +39,13 @@ def mean(scores: ArrayLike) -> NDArray[np.float64]:
     return np.asarray(np.asarray(scores, np.float64).mean(axis=(-2, -1)))
 
 
+def improvement(first: Scores, second: Scores) -> NDArray[np.float64]:
+    """P(first > second) + P(first = second) / 2 over all pairs of runs, averaged over tasks:
+    (... R T), (... R' T) -> (...)."""
+    difference = first[..., :, None, :] - second[..., None, :, :]  # (... R R' T)
+    return np.asarray(((difference > 0) + 0.5 * (difference == 0)).mean(axis=(-3, -2, -1)))
+
+
 def with_interval(
     scores: ArrayLike,
     statistic: Callable[[Scores], NDArray[np.float64]] = interquartile_mean,
@@ -68,15 +75,10 @@ def probability_of_improvement(
     a, b = _as_runs_by_tasks(first), _as_runs_by_tasks(second)
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"both need the same tasks, got {a.shape[1]} and {b.shape[1]}.")
-
-    def probability(x: Scores, y: Scores) -> NDArray[np.float64]:
-        difference = x[..., :, None, :] - y[..., None, :, :]  # (... R R' T)
-        return np.asarray(((difference > 0) + 0.5 * (difference == 0)).mean(axis=(-3, -2, -1)))
-
     generator = np.random.default_rng(seed)
-    resampled = probability(_resample(a, resamples, generator), _resample(b, resamples, generator))
+    resampled = improvement(_resample(a, resamples, generator), _resample(b, resamples, generator))
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(float(probability(a, b)), float(low), float(high))
+    return Estimate(float(improvement(a, b)), float(low), float(high))
 
 
 def _as_runs_by_tasks(scores: ArrayLike) -> Scores:
