@@ -8,13 +8,13 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from ocl.files import read_json, write_json
 
-JOB, EVALUATION, PICTURE, OUTPUT = "job.json", "evaluation.json", "evaluation.png", "output.txt"
+JOB, EVALUATION, PICTURE = "job.json", "evaluation.json", "evaluation.png"
 NAME = re.compile(r"\w[\w.-]*")
 
 
@@ -46,6 +46,7 @@ class Job:
     folder: Path
     config: Path
     arguments: tuple[str, ...]
+    worker: ClassVar[str] = "ocl.benchmark.worker"
 
     @property
     def title(self) -> str:
@@ -142,3 +143,15 @@ def _yaml(path: Path) -> Any:
         return yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable YAML ({str(error).splitlines()[0]}).") from error
+
+
+def last_step(job: Job) -> int:
+    """The step in the last whole line of the run's newest CSV log; 0 before the first."""
+    logs = sorted(job.folder.glob("logs/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
+    if not logs:
+        return 0
+    header, *lines = logs[-1].read_text(encoding="utf-8").splitlines() or [""]
+    columns = header.split(",")
+    cells = lines[-1].split(",") if lines else []
+    step = cells[columns.index("step")] if "step" in columns and len(cells) == len(columns) else "0"
+    return int(step) if step.isdigit() else 0

@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from ocl.benchmark.arms import PICTURE, Arm, Job, jobs
+from ocl.benchmark.arms import PICTURE, Arm, Job, jobs, last_step
 from ocl.benchmark.contact_sheet import contact_sheet
 from ocl.benchmark.evaluation import MEASURES
-from ocl.benchmark.processes import last_step, locally, over_ray
 from ocl.benchmark.table import Row, failures, rule, table
 from ocl.files import write_json
 from ocl.manifest import write_manifest
 from ocl.metrics.protocols import protocol_named
+from ocl.processes import locally, over_ray
 
 SHEET = "failures.png"
 WIDTH = 132  # characters, where the output is no terminal

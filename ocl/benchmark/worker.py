@@ -1,15 +1,10 @@
 """One run in a process of its own: train (or go on training), then evaluate. `python -m ocl.benchmark.worker FOLDER`.
 
-The process ends when the one that started it does: its standard input is a pipe that then closes. Two processes that
-are given the same folder take turns, and the second finds the run finished.
+Of two processes that are given the same folder, the second finds the run finished.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
-import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +22,7 @@ from ocl.commands import exit_with_sentence
 from ocl.files import read_json, write_json
 from ocl.metrics.protocols import protocol_named
 from ocl.pictures import write_png
+from ocl.processes import serve
 
 
 def run(folder: Path) -> None:
@@ -75,18 +71,5 @@ def held_out(folder: Path) -> tuple[str, Dataset[Any]]:
     return split, built.dataset
 
 
-def _end_with_parent() -> None:
-    os.read(0, 1)  # of the descriptor: sys.stdin has a lock that would be held at exit
-    os._exit(1)  # at once: files are written whole, and the next start goes on from the last checkpoint
-
-
-def main() -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    folder = Path(sys.argv[1])
-    with (folder / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        run(folder)
-
-
 if __name__ == "__main__":
-    exit_with_sentence(main)
+    exit_with_sentence(lambda: serve(run))

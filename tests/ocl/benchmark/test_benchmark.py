@@ -15,10 +15,10 @@ import yaml
 import ocl.cli
 from ocl import checkpoints
 from ocl.benchmark import Arm, benchmark
-from ocl.benchmark.arms import Job, jobs, trained
+from ocl.benchmark.arms import Job, jobs, last_step, trained
 from ocl.benchmark.evaluation import MEASURES
-from ocl.benchmark.processes import last_step, start
 from ocl.files import read_json
+from ocl.processes import start
 
 pytestmark = pytest.mark.slow  # every run is a process that imports everything
 

@@ -1,37 +1,72 @@
-"""Runs side by side: in processes of this machine, or as tasks of a Ray cluster."""
+"""Work side by side: every job a process of its own, on this machine or as a task of a Ray cluster.
+
+A job is a folder that holds what its worker needs. The worker is a module whose `main` is `serve(run)`; it ends when
+the process that started it does, and is started again by the next call.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import importlib
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
-from ocl.benchmark.arms import OUTPUT, Job
-
-Progress = tuple[list[Job], dict[Job, str | None]]
-"""The jobs now running, and those just ended: None where all went well, else the last lines of the output."""
-
+OUTPUT = "output.txt"
+"""What a worker prints, in the job's folder."""
 INTERVAL = 0.5  # seconds between two looks
-TAIL = 8  # lines of a failed run's output
+TAIL = 8  # lines of a failed job's output
+
+
+class Job(Protocol):
+    """Hashable. worker: the module that `python -m` runs with the folder, which exists, as its argument."""
+
+    @property
+    def worker(self) -> str: ...
+
+    @property
+    def folder(self) -> Path: ...
+
+
+J = TypeVar("J", bound=Job)
+Progress = tuple[list[J], dict[J, str | None]]
+"""The jobs now running, and those just ended: None where all went well, else the last lines of the output."""
 
 
 def start(job: Job) -> subprocess.Popen[bytes]:
     """Begin `job` in a process with one thread, which ends with this one; its output goes to output.txt."""
     with (job.folder / OUTPUT).open("wb") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "ocl.benchmark.worker", str(job.folder)],
+            [sys.executable, "-m", job.worker, str(job.folder)],
             stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             start_new_session=True,  # an interrupt at the keyboard reaches it through the closing pipe alone
         )
+
+
+def serve(run: Callable[[Path], None]) -> None:
+    """Be the worker of the folder in the first argument: `run` it, alone in it, and end at once with the parent.
+
+    Standard input is a pipe that closes when the parent ends. Two processes that are given the same folder take turns.
+    """
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    folder = Path(sys.argv[1])
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        run(folder)
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)  # of the descriptor: sys.stdin has a lock that would be held at exit
+    os._exit(1)  # at once: files are written whole, and the next start goes on from the last checkpoint
 
 
 def outcome(job: Job, process: subprocess.Popen[bytes]) -> str | None:
@@ -46,9 +81,9 @@ def outcome(job: Job, process: subprocess.Popen[bytes]) -> str | None:
     return "\n".join([*[line for line in lines if line.strip()][-TAIL:], ended])
 
 
-def locally(jobs: Sequence[Job], processes: int) -> Iterator[Progress]:
+def locally(jobs: Sequence[J], processes: int) -> Iterator[Progress[J]]:
     """Run the jobs, at most `processes` at a time. Leaving the iteration early ends those that run."""
-    waiting, running = deque(jobs), dict[Job, subprocess.Popen[bytes]]()
+    waiting, running = deque(jobs), dict[J, subprocess.Popen[bytes]]()
     try:
         while waiting or running:
             while waiting and len(running) < processes:
@@ -64,7 +99,7 @@ def locally(jobs: Sequence[Job], processes: int) -> Iterator[Progress]:
             process.wait()
 
 
-def over_ray(jobs: Sequence[Job]) -> Iterator[Progress]:
+def over_ray(jobs: Sequence[J]) -> Iterator[Progress[J]]:
     """Run the jobs as tasks of the Ray cluster that this machine belongs to (a new local one where it has none), one
     CPU and, where the cluster has any, one GPU each. The folder must lie on a file system that all nodes share.
 
@@ -79,25 +114,20 @@ def over_ray(jobs: Sequence[Job]) -> Iterator[Progress]:
     gpus = min(1, ray.cluster_resources().get("GPU", 0))
     task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(complete)
     running = {task.remote(job, os.getcwd()): job for job in jobs}
+
+    def result(reference: Any) -> str | None:
+        try:
+            return None if (error := ray.get(reference)) is None else str(error)
+        except ray.exceptions.RayError as error:  # the node is gone, and with it whoever could say more
+            return str(error)
+
     while running:
         ended, _ = ray.wait(list(running), timeout=INTERVAL)
         yield [job for job in running.values() if (job.folder / OUTPUT).is_file()], {}
-        yield [], {running.pop(reference): ray.get(reference) for reference in ended}
+        yield [], {running.pop(reference): result(reference) for reference in ended}
 
 
 def complete(job: Job, cwd: str) -> str | None:
     """Start the job and wait for it, in the working folder of the benchmark."""
     os.chdir(cwd)
     return outcome(job, start(job))
-
-
-def last_step(job: Job) -> int:
-    """The step in the last whole line of the run's newest CSV log; 0 before the first."""
-    logs = sorted(Path(job.folder).glob("logs/version_*/metrics.csv"), key=lambda path: path.stat().st_mtime)
-    if not logs:
-        return 0
-    header, *lines = logs[-1].read_text(encoding="utf-8").splitlines() or [""]
-    columns = header.split(",")
-    cells = lines[-1].split(",") if lines else []
-    step = cells[columns.index("step")] if "step" in columns and len(cells) == len(columns) else "0"
-    return int(step) if step.isdigit() else 0
