@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
@@ -79,12 +82,24 @@ def _run(study: Study, folders: dict[int, Path], processes: int) -> Iterator[tup
         yield from (_seed(study, seed, folder) for seed, folder in folders.items())
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(folders)), context, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(min(processes, len(folders)), context, _begin) as pool:
         waiting: Sequence[Future[tuple[int, list[Row], float]]] = [
             pool.submit(_seed, study, seed, folder) for seed, folder in folders.items()
         ]
         for done in as_completed(waiting):
             yield done.result()
+
+
+def _begin() -> None:
+    """A process has one thread and ends with the one that started it, however that ended."""
+    torch.set_num_threads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    if (parent := multiprocessing.parent_process()) is not None:
+        wait([parent.sentinel])
+        os._exit(1)  # at once: files are written whole, and the next start goes on from the last state
 
 
 def _seed(study: Study, seed: int, folder: Path) -> tuple[int, list[Row], float]:
