@@ -154,7 +154,7 @@ def _heads(
     names: Fitted | None,
 ) -> dict[str, float]:
     with _changed([encoder.layers.vit], layer, change):
-        tokens = encoder(Batch(batch.images))
+        tokens = encoder(batch)
     patches = Patches(tokens, objects, classes)
     found = measured(lambda part, _: reference.probe(part.tokens)[-1], patches)
     figures = {

@@ -51,7 +51,7 @@ def binding(
         test: Other images, to measure them on.
         folder: Where tokens, fits, results.json, curves.png, maps and the manifest go.
         models: Name -> what is studied. A random-initialised twin is always beside it.
-        model: A timm ViT, in the place of `models`, such as vit_tiny_patch16_224.
+        model: A timm ViT in the place of `models`, such as vit_tiny_patch16_224.
         weights: A file of its weights; otherwise they come from the local cache or are fetched.
         image_size: What it reads, (H, W), multiples of its patch size.
         probes: Name -> class path of a probe; the usual six where None.
@@ -67,14 +67,13 @@ def binding(
         device: Of models and probes.
 
     Raises:
-        ValueError: no model or both kinds; models with other grids; settings that differ from those in the folder.
+        ValueError: no model; models with other grids; settings that differ from those in the folder.
         FileNotFoundError: weights that are neither at hand nor to be had.
     """
-    if (models is None) == (model is None):
-        raise ValueError("give either `models` or one `model`, the name of a timm ViT.")
     if model is not None:
         models = {model: TimmViT(model, image_size, weights=None if weights is None else str(weights))}
-    assert models is not None
+    if not models:
+        raise ValueError("give `models` to study, or one `model`, the name of a timm ViT.")
     start = time.monotonic()
     study = Study(train, test, models, folder, sampling, fitting, probes, reference, others, batch_size, seed, device)
     encoders = study.encoders()

@@ -54,10 +54,9 @@ def query_patches(
 @torch.no_grad()
 def similarity_maps(encoder: PatchEncoder, probe: PairProbe, batch: Batch, queries: Tensor) -> Tensor:
     """(L B h w): the probability that a patch and its image's query patch (B) are one object; 1 at the query itself."""
-    maps = []
+    tokens, maps = encoder(batch), []
     for number, query in enumerate(queries.tolist()):  # one image at a time: logits are L N N
-        tokens = encoder(Batch(batch.images[number : number + 1]))
-        same = probe(tokens)[:, 0, query].sigmoid()  # (L N)
+        same = probe(tokens[:, [number]])[:, 0, query].sigmoid()  # (L N)
         same[:, query] = 1
         maps.append(same.cpu().unflatten(-1, encoder.grid))
     return torch.stack(maps, dim=1)
