@@ -1,7 +1,7 @@
 """Masks made worse by a known amount: eroded, dilated, split and merged to a target IoU with what they were.
 
-Each pixel gets a rank and the best-ranked ones are taken, so the target is met to the pixel: with A pixels in the mask
-and IoU q, erosion and the first part of a split keep round(q A) of them, dilation and merging grow to round(A / q).
+With A pixels in the mask and IoU q, erosion and the first part of a split keep q A of them, dilation and merging grow
+to A / q: splits and merges, which are hard masks, to the nearest whole pixel, erosions and dilations exactly.
 Where the image has no more pixels to grow into, the mask is the whole image and the IoU stays above the target.
 Whatever looks random (where a mask is cut or grown) is a function of the mask and the seed, not of the batch around it.
 """
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ocl.masks.base import Masks, MaskSource
+from ocl.masks.base import Masks, MaskSource, required_by
 from ocl.shapes import Batch
 
 
@@ -36,7 +36,7 @@ class Perturbation(ABC):
         self.iou, self.seed = iou, seed
 
     def __call__(self, masks: Tensor) -> Tensor:
-        """(B K H W) bool -> (B K H W) bool, (B 2K H W) for a split; an empty mask stays empty."""
+        """(B K H W) bool -> (B K H W) bool or float32, (B 2K H W) for a split; an empty mask stays empty."""
         if masks.ndim != 4 or masks.dtype != torch.bool:
             raise ValueError(
                 f"{type(self).__name__} needs masks (B, K, H, W) of bool, got {tuple(masks.shape)} {masks.dtype}; "
@@ -49,27 +49,31 @@ class Perturbation(ABC):
 
     def direction(self, masks: Tensor) -> Tensor:
         """(B K 2) unit vectors (x, y), spread over the circle by the golden ratio of where the mask's pixels are."""
-        place = torch.arange(masks[0, 0].numel(), device=masks.device)
+        place = torch.arange(masks.shape[2] * masks.shape[3], device=masks.device)
         code = (masks.flatten(2) * place).sum(-1) + 7919 * self.seed
         angle = 2 * math.pi * torch.frac(code.double() * ((math.sqrt(5) - 1) / 2))
         return torch.stack([angle.cos(), angle.sin()], dim=-1).float()
 
 
 class Erode(Perturbation):
-    """Keep the pixels that lie deepest in the mask: survivors of most 3 x 3 erosions.
+    """Keep the pixels that lie deepest in the mask: survivors of most 3 x 3 erosions. Soft masks.
 
-    Of the outermost layer that is only partly kept, pixels all around are.
+    The layer that is only partly kept has a weight below one, as under an edge that was moved by part of a pixel; the
+    IoU of soft masks (sum of minima / sum of maxima) is the target exactly. Dropping some of its pixels instead would
+    leave a ragged edge or cut off corners, which is another damage than that of a smaller mask.
     """
 
     def perturb(self, masks: Tensor) -> Tensor:
-        return _best(_depth(masks) + _ties(masks), masks, _count(masks, self.iou))
+        depth = _depth(masks)
+        return _layers(depth.amax((-2, -1), keepdim=True) + 1 - depth, masks, self.iou * _area(masks))
 
 
 class Dilate(Perturbation):
-    """Add the pixels nearest to the mask: reached by fewest 3 x 3 dilations; of the last layer, pixels all around."""
+    """Add the pixels nearest to the mask: reached by fewest 3 x 3 dilations. Soft masks, as of `Erode`."""
 
     def perturb(self, masks: Tensor) -> Tensor:
-        return masks | _best(_ties(masks) - _depth(~masks), ~masks, _count(masks, 1 / self.iou) - _area(masks))
+        area = _area(masks)
+        return masks + _layers(_depth(~masks), ~masks, area / self.iou - area)
 
 
 class Split(Perturbation):
@@ -98,6 +102,7 @@ class PerturbedMasks:
 
     def __init__(self, source: MaskSource, perturbation: Perturbation) -> None:
         self.source, self.perturbation = source, perturbation
+        self.requires = required_by(source)
 
     def __call__(self, batch: Batch) -> Masks:
         found = self.source(batch)
@@ -127,22 +132,28 @@ def _best(score: Tensor, among: Tensor, count: Tensor) -> Tensor:
 
 def _depth(masks: Tensor) -> Tensor:
     """(B K H W) float: how many 3 x 3 erosions a pixel survives, plus one; 0 outside. The frame erodes nothing."""
-    depth = masks.float()
-    left = 1 - depth
+    depth = masks.float().flatten(0, 1)[:, None]  # (B*K 1 H W): pooling takes no images, but not no channels
+    gone = 1 - depth
     for _ in range(max(masks.shape[-2:])):
-        left = F.max_pool2d(left, 3, 1, 1)
-        depth += 1 - left
-    return depth
+        gone = F.max_pool2d(gone, 3, 1, 1)
+        if gone.all():
+            break
+        depth += 1 - gone
+    return depth.view(masks.shape)
 
 
-def _ties(masks: Tensor) -> Tensor:
-    """(H W) in [0, 1): breaks ties of whole numbers evenly along rows, columns and in between.
+def _layers(number: Tensor, among: Tensor, amount: Tensor) -> Tensor:
+    """`amount` (B K) of pixels taken layer by layer, the last one with a weight in [0, 1]: (B K H W) float32.
 
-    The two steps are Roberts' for the plane, powers of the inverse of the plastic number. An order with a place in it
-    (say, from the middle) would cut off corners first, which turns squares into circles.
+    number: (B K H W) the layers of the pixels of `among`, whole numbers from 1 up, in the order in which they go.
     """
-    y, x = _grid(masks)
-    return torch.frac(0.7548776662466927 * x.double() + 0.5698402909980532 * y.double()).float()
+    layer = (number * among).long().flatten(2)  # 0 is no layer
+    counts = torch.zeros(*layer.shape[:2], max(among.shape[-2:]) + 3, dtype=torch.float64, device=layer.device)
+    counts.scatter_add_(-1, layer, among.flatten(2).double())
+    before = counts.cumsum(-1) - counts
+    weight = ((amount[..., None] - before) / counts.clamp(min=1)).clamp(0, 1)
+    taken: Tensor = weight.gather(-1, layer).float().unflatten(-1, among.shape[-2:]) * among
+    return taken
 
 
 def _along(direction: Tensor, masks: Tensor) -> Tensor:
