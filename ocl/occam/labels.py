@@ -45,6 +45,8 @@ def boxes_of(batch: Batch) -> Tensor | None:
 class TrueObject:
     """A mask source: the labelled object alone. K = 1, so that nothing is left to select."""
 
+    requires = frozenset({"images", "segmentation"})
+
     def __call__(self, batch: Batch) -> Masks:
         return Masks.of(main_object(batch))
 
