@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ocl.data.sprites import COLORS, SHAPES
 from rl_probes.envs.streams import Streams
-from rl_probes.envs.tasks import AGENT_SCALE, CONTACT, TARGET_SCALE, Floats, Integers, Sprites, Task, indices_of
+from rl_probes.envs.tasks import (
+    AGENT_SCALE,
+    CONTACT,
+    TARGET_SCALE,
+    Floats,
+    Integers,
+    Sprites,
+    Task,
+    indices_of,
+    parts_of_difficulty,
+)
 
 GOAL = TARGET_SCALE / 2
 """Both coordinates of the goal's centre: as far into the lower left corner as a square can get."""
@@ -31,7 +41,7 @@ class Push(Task):
         colors: of the others; blue is left out.
 
     Raises:
-        ValueError: no object, or no colour but blue for the others.
+        ValueError: no object, or objects but the blue one and no colour for them.
     """
 
     wall = 0.15
@@ -40,7 +50,17 @@ class Push(Task):
         if num_objects < 1:
             raise ValueError(f"Push needs at least 1 object, got {num_objects}.")
         self.num_objects = num_objects
-        self.colors = indices_of("Push", "colors", [name for name in colors if name != "blue"], COLORS)
+        others = [name for name in colors if name != "blue"]
+        self.colors = np.zeros(0, dtype=np.int64)
+        if others or num_objects > 1:
+            self.colors = indices_of("Push", "colors", others, COLORS)
+
+    @classmethod
+    def of_difficulty(cls, name: str) -> Self:
+        objects, colors, shapes, scales = parts_of_difficulty(name)
+        if (shapes, scales) != (1, 1):
+            raise ValueError(f"Push has squares of one scale, so its difficulties end in S1S1, got {name!r}.")
+        return cls(objects, COLORS[:colors])
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {"colors": [COLORS[index] for index in self.colors]}
@@ -50,9 +70,11 @@ class Push(Task):
         return Sprites(square, blue, np.array([TARGET_SCALE])), np.array([[GOAL, GOAL]])
 
     def draw(self, streams: Streams) -> tuple[Sprites, Integers]:
-        color = self.colors[(streams.uniform(self.num_objects) * len(self.colors)).astype(np.int64)]
+        blue = COLORS.index("blue")
+        colors = self.colors if len(self.colors) else np.array([blue])
+        color = colors[(streams.uniform(self.num_objects) * len(colors)).astype(np.int64)]
         target = streams.below(self.num_objects)
-        color[np.arange(len(streams)), target] = COLORS.index("blue")
+        color[np.arange(len(streams)), target] = blue
         shape = np.full(color.shape, SHAPES.index("square"))
         return Sprites(shape, color, np.full(color.shape, TARGET_SCALE)), target
 

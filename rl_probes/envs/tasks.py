@@ -20,6 +20,8 @@ from rl_probes.envs.streams import Streams
 AGENT_SCALE = 0.15
 TARGET_SCALE = 0.15
 """Of the blue square."""
+SCALES = (0.15, 0.22)
+"""Of objects, in the order in which harder difficulties add them."""
 CONTACT = 0.15
 """Centres nearer than this touch."""
 REACH = np.sqrt(2) * (1 - AGENT_SCALE)
@@ -45,6 +47,15 @@ class Task(ABC):
 
     num_objects: int
     wall: float = 0.08
+
+    @classmethod
+    @abstractmethod
+    def of_difficulty(cls, name: str) -> Self:
+        """From "N4C2S2S1": numbers of objects, colours, shapes and scales (the first so many of those known).
+
+        Raises:
+            ValueError: a name that reads otherwise, or a difficulty that the task does not have.
+        """
 
     @abstractmethod
     def draw(self, streams: Streams) -> tuple[Sprites, Integers]:
@@ -100,6 +111,11 @@ class TouchTask(Task):
         self.colors = indices_of(name, "colors", colors, COLORS)
         self.shapes = indices_of(name, "shapes", shapes, SHAPES)
         self.scales = np.array(scales, dtype=np.float64)
+
+    @classmethod
+    def of_difficulty(cls, name: str) -> Self:
+        objects, colors, shapes, scales = parts_of_difficulty(name)
+        return cls(objects, COLORS[:colors], SHAPES[:shapes], SCALES[:scales])
 
     def describe(self) -> dict[str, Any]:
         return super().describe() | {
@@ -175,15 +191,6 @@ class _OddOneOut(TouchTask):
                 f"objects, colors {list(colors)}, shapes {list(shapes)} and scales {list(scales)}."
             )
 
-    @classmethod
-    def of_difficulty(cls, name: str) -> Self:
-        """From "N4C2S2S1": numbers of objects, colours, shapes and scales (the first so many of those known)."""
-        match = re.fullmatch(r"N(\d+)C([1-7])S([1-6])S([12])", name)
-        if match is None:
-            raise ValueError(f'the difficulty must read like "N4C2S2S1" (at most C7S6S2), got {name!r}.')
-        objects, colors, shapes, scales = map(int, match.groups())
-        return cls(objects, COLORS[:colors], SHAPES[:shapes], (0.15, 0.22)[:scales])
-
     def draw(self, streams: Streams) -> tuple[Sprites, Integers]:
         odd = np.array(self._varying)[streams.below(len(self._varying))]
         target = streams.below(self.num_objects)
@@ -235,6 +242,17 @@ def _another(streams: Streams, count: int, unique: Integers, taken: NDArray[np.b
     forbidden = taken.any(axis=1)
     drawn = streams.below(np.where(forbidden, count - 1, count))
     return np.where(forbidden & (drawn >= unique), drawn + 1, drawn)
+
+
+def parts_of_difficulty(name: str) -> tuple[int, int, int, int]:
+    """ "N4C2S2S1" -> (4, 2, 2, 1): numbers of objects, colours, shapes and scales; raises ValueError otherwise."""
+    most = len(COLORS), len(SHAPES), len(SCALES)
+    match = re.fullmatch(r"N(\d+)C(\d+)S(\d+)S(\d+)", name)
+    parts = tuple(map(int, match.groups())) if match else ()
+    if not parts or not all(1 <= part <= bound for part, bound in zip(parts[1:], most, strict=True)):
+        known = "C{}S{}S{}".format(*most)
+        raise ValueError(f'the difficulty must read like "N4C2S2S1" (at most {known}), got {name!r}.')
+    return parts[0], parts[1], parts[2], parts[3]
 
 
 def indices_of(task: str, argument: str, names: Sequence[str], known: tuple[str, ...]) -> Integers:
