@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from ocl.shapes import Features, Grouped, Hints, Output
+from ocl.decoders.base import GroupedDecoder
+from ocl.shapes import Decoded, Features, Grouped, Hints, Output
 
 
 class ObjectCentricModel(nn.Module):
@@ -14,7 +15,7 @@ class ObjectCentricModel(nn.Module):
         encoder: images (B 3 H W) float in [0, 1] -> `Features`.
         initial_slots: (`Features`, K, noise, `Hints`) -> (B K D).
         grouping: (`Features`, initial slots, T, `Hints`) -> `Slots`.
-        decoder: slot vectors (B K D), keep (B K) or None -> `Decoded`.
+        decoder: slot vectors (B K D), keep (B K) or None -> `Decoded`; or a `GroupedDecoder`, `Grouped` -> `Decoded`.
         projection: tokens (B N F) -> (B N D'), between encoder and grouping, for encoders that are frozen and whose
             raw tokens are the reconstruction target. None: the grouping reads the encoder's tokens.
         selection: `Slots` -> `Slots` with some of them dropped: `valid`, and "keep" (B K) in its notes for the decoder.
@@ -55,6 +56,13 @@ class ObjectCentricModel(nn.Module):
             slots = self.selection(slots)
         return Grouped(features, tokens, initial, slots)
 
+    def decode(self, grouped: Grouped) -> Decoded:
+        """Slots to what they predict."""
+        slots = grouped.slots
+        whole = isinstance(self.decoder, GroupedDecoder)
+        decoded: Decoded = self.decoder(grouped) if whole else self.decoder(slots.vectors, slots.notes.get("keep"))
+        return decoded
+
     def forward(
         self,
         images: Tensor,
@@ -65,7 +73,7 @@ class ObjectCentricModel(nn.Module):
     ) -> Output:
         """images (B 3 H W) float in [0, 1] -> `Output`."""
         grouped = self.group(self.encoder(images), num_slots, noise, iterations, hints)
-        decoded = self.decoder(grouped.slots.vectors, grouped.slots.notes.get("keep"))
+        decoded = self.decode(grouped)
         return Output(grouped.features, grouped.tokens, grouped.initial, grouped.slots, decoded)
 
 

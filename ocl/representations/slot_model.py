@@ -56,7 +56,8 @@ class FrozenSlotModel(ObjectEncoder):
 
     def encode(self, batch: Batch) -> Slots:
         features = self.model.encoder(images_at(batch.images, self.image_size))
-        slots: Slots = self.model.group(features, self.num_slots, self.noise).slots
+        grouped = self.model.group(features, self.num_slots, self.noise)
+        slots: Slots = grouped.slots
         if self.decoder_masks:
-            slots.masks = self.model.decoder(slots.vectors, slots.notes.get("keep")).masks
+            slots.masks = self.model.decode(grouped).masks
         return slots
