@@ -117,14 +117,16 @@ class SpriteRenderer:
         color: NDArray[Any],
         scale: NDArray[Any],
         visible: NDArray[np.bool_],
+        background: NDArray[np.float32] | None = None,
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Draw M sprites into each of n black images, later columns over earlier ones.
+        """Draw M sprites into each of n images, later columns over earlier ones.
 
         Args:
             position: (n M 2) centres (x, y up) in [0, 1]; sprites may stick out of the frame or lie outside it.
             shape, color: (n M) indices into `SHAPES` and `COLORS`.
             scale: (n M) square root of the sprite's area, in units of the image side.
             visible: (n M) columns to draw; the values of the others are not looked at.
+            background: (n 3 size size) in 0..255, what to draw upon; None: black.
 
         Returns:
             images (n 3 size size) uint8 and segmentation (n size size) uint8: m + 1 where column m is the last drawn
@@ -137,6 +139,8 @@ class SpriteRenderer:
         self._check(position, shape, color, scale, visible)
         size = self.size
         count = len(position)
+        if background is not None and background.shape != (count, 3, size, size):
+            raise ValueError(f"sprites: background must be {(count, 3, size, size)}, got {background.shape}.")
         images = np.empty((count, 3, size, size), dtype=np.uint8)
         segmentation = np.zeros((count, size, size), dtype=np.uint8)
         # Rounded to the fine grid, where flipping y maps cell c to cell size * FINE - 1 - c.
@@ -148,7 +152,7 @@ class SpriteRenderer:
         paint = self.palette[np.where(visible, color, 0)][..., None, None]  # (n M 3 1 1)
         canvas = np.empty((3, size, size), dtype=np.float32)
         for i in range(count):
-            canvas.fill(0.0)
+            canvas[...] = 0.0 if background is None else background[i]
             for m, (row, column, row_phase, column_phase) in enumerate(places[i]):
                 if not drawn[i][m]:
                     continue

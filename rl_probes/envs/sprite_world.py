@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from ocl.data.sprites import COLORS, SHAPES, SpriteRenderer, flip_y
 from ocl.shapes import Batch
+from rl_probes.envs.appearance import Appearance, Scenery
 from rl_probes.envs.placement import START, place
 from rl_probes.envs.streams import Streams
 from rl_probes.envs.tasks import AGENT_SCALE, Integers, Task
@@ -38,6 +40,8 @@ class SpriteWorld(World):
         num_envs: B.
         image_size: pixels along each side.
         seed: of the generator that new episodes take their seeds from.
+        appearances: what frames look like besides the objects, one after the other; see `Appearance`. Episodes are
+            the same with and without.
 
     Raises:
         ValueError: num_envs below 1.
@@ -46,11 +50,19 @@ class SpriteWorld(World):
     num_actions = len(MOVES)
     fields = frozenset({"images", "segmentation", "objects"})
 
-    def __init__(self, task: Task, num_envs: int = 1, image_size: int = 64, seed: int = 0) -> None:
+    def __init__(
+        self,
+        task: Task,
+        num_envs: int = 1,
+        image_size: int = 64,
+        seed: int = 0,
+        appearances: Sequence[Appearance] = (),
+    ) -> None:
         if num_envs < 1:
             raise ValueError(f"SpriteWorld: num_envs must be at least 1, got {num_envs}.")
         self.task, self.num_envs, self.image_size = task, num_envs, (image_size, image_size)
         self._renderer = SpriteRenderer(image_size)
+        self._scenery = Scenery(list(appearances), num_envs, image_size) if appearances else None
         self._generator = np.random.default_rng(seed)
         objects = (num_envs, task.num_objects)
         self.agent = np.full((num_envs, 2), START)
@@ -74,6 +86,8 @@ class SpriteWorld(World):
         self.position[chosen] = place(streams, sprites.scale, self.task)
         self.agent[chosen] = START
         self.steps[chosen] = 0
+        if self._scenery is not None:
+            self._scenery.start(chosen, seeds)
 
     def step(self, actions: NDArray[Any]) -> Outcome:
         """Raises ValueError where an action is not among 0..3. Steps after the end of an episode go on in it."""
@@ -111,7 +125,10 @@ class SpriteWorld(World):
         visible = np.ones(scale.shape, dtype=bool)
         batch = Batch(torch.empty((count, 3, 0, 0), dtype=torch.uint8))
         if fields & {"images", "segmentation"}:
-            images, segmentation = self._renderer.render(position, shape, color, scale, visible)
+            behind, light = (None, None) if self._scenery is None else self._scenery.of(chosen)
+            images, segmentation = self._renderer.render(position, shape, color, scale, visible, behind)
+            if light is not None:
+                images = np.rint(images * light).astype(np.uint8)
             batch.images = torch.from_numpy(images)
             if "segmentation" in fields:
                 batch.segmentation = torch.from_numpy(segmentation.astype(np.int64))
@@ -129,16 +146,17 @@ class SpriteWorld(World):
         return batch
 
     def provenance(self) -> dict[str, Any]:
-        return self.task.describe() | {"image_size": self.image_size[0]}
+        looks = [] if self._scenery is None else [one.describe() for one in self._scenery.appearances]
+        return self.task.describe() | {"image_size": self.image_size[0]} | ({"appearances": looks} if looks else {})
 
     def state(self) -> dict[str, Any]:
-        return {name: getattr(self, name).copy() for name in ARRAYS} | {
-            "generator": self._generator.bit_generator.state
-        }
+        state = {name: getattr(self, name).copy() for name in ARRAYS}
+        state["generator"] = self._generator.bit_generator.state
+        return state if self._scenery is None else state | {"scenery": self._scenery.seeds.copy()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Raises ValueError where the state is of another number of environments or of another task."""
-        missing = {*ARRAYS, "generator"} - state.keys()
+        missing = {*ARRAYS, "generator", *(["scenery"] if self._scenery else [])} - state.keys()
         if missing:
             raise ValueError(f"SpriteWorld.set_state: the state lacks {sorted(missing)}.")
         for name in ARRAYS:
@@ -151,6 +169,8 @@ class SpriteWorld(World):
                 )
             setattr(self, name, value.astype(own.dtype))
         self._generator.bit_generator.state = state["generator"]
+        if self._scenery is not None:
+            self._scenery.start(np.arange(self.num_envs), np.asarray(state["scenery"]))
 
     def close(self) -> None:
         """Nothing to release."""
