@@ -38,7 +38,7 @@ class MinimumArea(Filter):
 
     def keeps(self, masks: Masks) -> Tensor:
         height, width = masks.masks.shape[-2:]
-        return _area(masks) >= self.share * height * width
+        return _area(masks).double() / (height * width) >= self.share  # correctly rounded: a tie is a tie
 
 
 class NotBackground(Filter):

@@ -58,7 +58,7 @@ class AroundMask:
         left, top, right, bottom = mask_boxes(masks, self.threshold).unbind(-1)
         empty = right <= left
         longer = torch.maximum(right - left, bottom - top)
-        side = longer + 2 * (self.pad_ratio * longer).ceil().long()
+        side = longer + 2 * (self.pad_ratio * longer.double()).ceil().long()  # rounded as `largest` is
         if self.published:
             left, top = (left + right - 1) // 2 - side // 2, (top + bottom - 1) // 2 - side // 2
         else:

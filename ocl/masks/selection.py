@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ocl.masks.base import Masks, MaskSource
+from ocl.masks.base import Masks, MaskSource, required_by
 from ocl.masks.foreground import Candidates
 from ocl.shapes import Batch
 
@@ -96,6 +96,7 @@ class WholeImageToo:
 
     def __init__(self, source: MaskSource) -> None:
         self.source = source
+        self.requires = required_by(source)
 
     def __call__(self, batch: Batch) -> Masks:
         found = self.source(batch)

@@ -53,6 +53,8 @@ class Slic:
     def __init__(self, n_segments: int = 100, compactness: float = 10.0, sigma: float = 0.0) -> None:
         if n_segments < 1:
             raise ValueError(f"Slic: n_segments must be at least 1, got {n_segments}.")
+        if compactness <= 0 or sigma < 0:
+            raise ValueError(f"Slic: compactness must be positive and sigma not negative, got {compactness}, {sigma}.")
         self.n_segments, self.compactness, self.sigma = n_segments, compactness, sigma
         _segmentation()
 
@@ -72,6 +74,9 @@ class Felzenszwalb:
     """
 
     def __init__(self, scale: float = 100.0, sigma: float = 0.8, min_size: int = 20) -> None:
+        if min(scale, sigma, min_size) < 0:
+            found = f"{scale}, {sigma}, {min_size}"
+            raise ValueError(f"Felzenszwalb: scale, sigma and min_size must not be negative, got {found}.")
         self.scale, self.sigma, self.min_size = scale, sigma, min_size
         _segmentation()
 
@@ -153,7 +158,11 @@ def grid_labels(size: tuple[int, int], rows: int, columns: int) -> Tensor:
 def _superpixels(batch: Batch, segment: Callable[[NDArray[np.float32]], NDArray[np.int64]]) -> Masks:
     """Image by image, on the CPU."""
     images = images_as_float(batch.images).permute(0, 2, 3, 1).cpu().numpy()
-    labels = np.stack([segment(np.ascontiguousarray(image)) for image in images])
+    if not np.isfinite(images).all():
+        raise ValueError("Superpixels need finite images, these hold NaN or infinity.")
+    labels = np.zeros(images.shape[:3], dtype=np.int64)
+    for number, image in enumerate(images):
+        labels[number] = segment(np.ascontiguousarray(image))
     return to_masks(torch.from_numpy(labels).to(batch.images.device))
 
 

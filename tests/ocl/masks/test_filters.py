@@ -168,3 +168,11 @@ def test_senseless_thresholds_are_refused() -> None:
     ):
         with pytest.raises(ValueError, match="must be"):
             build()
+
+
+@pytest.mark.parametrize("height", [3, 7, 30, 48])
+def test_a_mask_of_exactly_the_least_share_stays(height: int) -> None:
+    for share in (0.1, 0.2, 0.3, 0.6, 0.7):
+        masks = torch.zeros(1, 1, height, 10, dtype=torch.bool)
+        masks.view(-1)[: round(share * height * 10)] = True
+        assert MinimumArea(share)(Masks.of(masks)).valid.all()

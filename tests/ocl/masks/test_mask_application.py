@@ -253,3 +253,11 @@ def test_bad_input_is_refused():
         Blur(16, kernel=4)
     with pytest.raises(ValueError, match="needs images of 8"):
         Blur(16)(torch.rand(1, 3, 7, 30), torch.rand(1, 1, 7, 30))
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.15, 0.3, 0.6, 1 / 3, 1.1])
+def test_no_square_is_larger_than_it_says(ratio):
+    """The number of pixels that are mixed follows from the largest side: one too few would be cut off unseen."""
+    for length in range(1, 400):
+        squares = AroundMask(ratio)(torch.ones(1, 1, 1, length, dtype=torch.bool))
+        assert int(squares.side) == squares.largest

@@ -5,8 +5,10 @@ import torch
 
 from ocl.data.collate import collate
 from ocl.data.sprite_scenes import SpriteScenes
-from ocl.masks.base import Masks
+from ocl.masks import sources
+from ocl.masks.base import Masks, required_by
 from ocl.masks.perturb import Dilate, Erode, Merge, PerturbedMasks, Split
+from ocl.shapes import Batch
 
 KINDS = [Erode, Dilate, Split, Merge]
 
@@ -191,5 +193,5 @@ def test_no_mask_and_no_image(perturbation, shape):
 
 
 def test_a_perturbed_source_requires_what_its_source_requires():
-    assert required_by(PerturbedMasks(TrueMasks(), Erode(0.5))) == {"images", "segmentation"}
-    assert required_by(PerturbedMasks(WholeImage(), Erode(0.5))) == {"images"}
+    assert required_by(PerturbedMasks(sources.TrueMasks(), Erode(0.5))) == {"images", "segmentation"}
+    assert required_by(PerturbedMasks(sources.WholeImage(), Erode(0.5))) == {"images"}

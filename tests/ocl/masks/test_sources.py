@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
 from skimage import segmentation
 
 from ocl.describe import describe_part
-from ocl.masks.base import Masks, MaskSource
+from ocl.masks.base import Masks, MaskSource, required_by
 from ocl.masks.filters import Filters, LargestArea
 from ocl.masks.label_maps import paint, to_masks
+from ocl.masks.selection import WholeImageToo
 from ocl.masks.sources import Felzenszwalb, Filtered, Grid, Slic, SlotMasks, TrueMasks, WholeImage
 from ocl.shapes import IGNORE, Batch, Slots
 
@@ -111,3 +114,27 @@ def test_sources_can_be_told_apart() -> None:
     sources.append(Filtered(Slic(20), Filters([])))
     told = [str(describe_part(source)) for source in sources]
     assert len(set(told)) == len(told)
+
+
+@pytest.mark.parametrize("wrap", [Filtered, WholeImageToo])
+def test_a_wrapped_source_requires_what_its_source_requires(wrap: Callable[[MaskSource], MaskSource]) -> None:
+    assert required_by(wrap(TrueMasks())) == {"images", "segmentation"}
+    assert required_by(wrap(Grid(1, 1))) == {"images"}
+
+
+@pytest.mark.parametrize("source", [Slic(4), Felzenszwalb()])
+def test_superpixels_of_nothing_and_of_what_is_not_finite(source: MaskSource) -> None:
+    assert source(Batch(torch.zeros(0, 3, 6, 8))).masks.shape == (0, 0, 6, 8)
+    assert source(Batch(torch.rand(2, 3, 1, 1))).masks.all()
+    for value in (torch.nan, torch.inf):
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            source(Batch(torch.full((1, 3, 6, 8), value)))
+
+
+def test_senseless_superpixels_are_refused() -> None:
+    for settings in ({"n_segments": 0}, {"compactness": 0.0}, {"sigma": -1.0}):
+        with pytest.raises(ValueError, match="Slic"):
+            Slic(**settings)  # type: ignore[arg-type]
+    for settings in ({"scale": -1.0}, {"sigma": -1.0}, {"min_size": -1}):
+        with pytest.raises(ValueError, match="Felzenszwalb"):
+            Felzenszwalb(**settings)  # type: ignore[arg-type]
