@@ -70,6 +70,9 @@ def fit(
     """
     if epochs < 1 or batch < 1 or not len(training):
         raise ValueError(f"fit needs images, epochs and a batch of at least 1: {len(training)}, {epochs}, {batch}.")
+    for name, patches in (("training", training), ("validation", validation)):
+        if patches is not None and not _any_pair(patches, pairs, batch):
+            raise ValueError(f"No pair of {name} patches counts: are all objects unknown, or one patch per image?")
     if standardise:
         probe.standardise(training.tokens)
     generator = torch.Generator().manual_seed(seed)
@@ -83,7 +86,7 @@ def fit(
         total = torch.zeros(probe.layers, device=training.tokens.device)
         for images in torch.randperm(len(training), generator=generator).split(batch):
             part = training.take(images.to(training.tokens.device))
-            loss = probe.loss(part, _checked(pairs(part), epoch))
+            loss = probe.loss(part, pairs(part))
             optimizer.zero_grad()
             loss.sum().backward()
             optimizer.step()
@@ -95,6 +98,8 @@ def fit(
         current = torch.full_like(best, -epoch)  # without validation images every epoch is better than the last
         if validation is not None:
             current = mean_loss(probe, validation, pairs, batch)
+            if not current.isfinite().all():
+                raise ValueError(f"The validation loss is not finite in epoch {epoch}: are its tokens finite?")
             validated.append(current)
         better = current < best
         best, kept = torch.where(better, current, best), torch.where(better, epoch, kept)
@@ -120,8 +125,7 @@ def mean_loss(probe: PairProbe, patches: Patches, pairs: PairRule = distinct_pai
     return (total / len(patches)).cpu()
 
 
-def _checked(counted: Tensor, epoch: int) -> Tensor:
-    """Look once, in the first epoch: a look is a wait for the device."""
-    if epoch == 0 and not counted.any():
-        raise ValueError("No pair of patches counts: are all objects unknown, or one patch per image?")
-    return counted
+def _any_pair(patches: Patches, pairs: PairRule, batch: int) -> bool:
+    """Whether any pair counts. Single images, and so whole batches, may have none: the others' pairs fit the probe."""
+    parts = torch.arange(len(patches), device=patches.tokens.device).split(batch)
+    return any(bool(pairs(patches.take(images)).any()) for images in parts)

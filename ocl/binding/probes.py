@@ -55,10 +55,14 @@ class PairProbe(nn.Module, ABC):
 
     @torch.no_grad()
     def standardise(self, tokens: Tensor) -> None:
-        """Take off the mean and divide by the deviation of these tokens (L B n D) from now on, layer by layer."""
+        """Take off the mean and divide by the deviation of these tokens (L B n D) from now on, layer by layer.
+
+        A dimension that never changes is not divided: by next to nothing, it would take over `FormProbe.form`.
+        """
         for layer in range(self.layers):  # one layer at a time: all of them in float32 may not fit
             deviation, mean = torch.std_mean(tokens[layer].flatten(0, 1).float(), dim=0, correction=0)
-            self.mean[layer], self.deviation[layer] = mean, deviation.clamp(min=1e-6)
+            constant = deviation <= 1e-6 * (mean.abs() + deviation.mean())  # to the precision of float32
+            self.mean[layer], self.deviation[layer] = mean, deviation.masked_fill(constant, 1)
 
     def read(self, tokens: Tensor) -> Tensor:
         """(L B n D) -> float32, standardised with what `standardise` saw (as they are where it was never called)."""

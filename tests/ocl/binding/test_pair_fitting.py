@@ -154,12 +154,34 @@ def test_halves_are_fitted_in_float32(toy: Any) -> None:
     torch.testing.assert_close(one.training, two.training, rtol=1e-3, atol=1e-3)
 
 
+def test_images_without_a_pair_do_not_stop_a_fit_and_change_nothing(toy: Any) -> None:
+    """The last batch of 61 images by 20 is one image, whichever; here any of three may be all unknown."""
+    few = toy.training.take(torch.arange(60))
+    plain, mixed = Quadratic(64), Quadratic(64)
+    unknown = Patches(few.tokens[:, :3], few.objects[:3] * 0 - 1)
+    both = Patches(torch.cat([few.tokens, unknown.tokens], 1), torch.cat([few.objects, unknown.objects]))
+    fit(plain, few, epochs=3, batch=63, lr=1e-2)
+    fit(mixed, both, epochs=3, batch=63, lr=1e-2)
+    torch.testing.assert_close(mixed.weight, plain.weight, rtol=1e-3, atol=1e-4)
+    record = fit(Quadratic(64), both, epochs=3, batch=1)
+    assert record.training[-1] < record.training[0]
+
+
+def test_validation_images_that_cannot_choose_are_refused(toy: Any) -> None:
+    """Else every layer would keep its first epoch, or its start, without a word."""
+    few = toy.training.take(torch.arange(20))
+    with pytest.raises(ValueError, match="No pair of validation patches counts"):
+        fit(Quadratic(64), few, Patches(few.tokens, few.objects * 0 - 1), epochs=2)
+    with pytest.raises(ValueError, match="validation loss is not finite in epoch 0"):
+        fit(Quadratic(64), few, Patches(few.tokens / 0, few.objects), epochs=2)
+
+
 def test_what_cannot_be_fitted_is_refused() -> None:
     objects = torch.zeros(4, 5, dtype=torch.int64)
     patches = Patches(torch.randn(1, 4, 5, 8), objects)
     with pytest.raises(ValueError, match="fit needs images"):
         fit(Linear(8), patches.take(torch.arange(0)))
-    with pytest.raises(ValueError, match="No pair of patches counts"):
+    with pytest.raises(ValueError, match="No pair of training patches counts"):
         fit(Linear(8), Patches(patches.tokens, objects - 1))
     with pytest.raises(ValueError, match="not finite in epoch 0"):
         fit(Linear(8), Patches(patches.tokens / 0, objects))

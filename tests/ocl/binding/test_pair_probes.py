@@ -285,6 +285,24 @@ def test_wrong_tokens_are_refused() -> None:
         Patches(torch.randn(L, B, N, D), torch.zeros(B, N + 1, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 100.0])
+@torch.no_grad()
+def test_a_dimension_that_never_changes_does_not_take_over_the_form(scale: float) -> None:
+    tokens = torch.randn(L, B, 50, D)
+    tokens[..., 3] = 1.7
+    tokens[..., 5] = 0
+    tokens *= scale
+    probe = LowRank(D, K, L)
+    probe.standardise(tokens)
+    assert (probe.deviation[:, [3, 5]] == 1).all()
+    assert probe.read(tokens)[..., [3, 5]].abs().max() < 1e-4
+    others = [dim for dim in range(D) if dim not in (3, 5)]
+    torch.testing.assert_close(probe.read(tokens)[..., others].std((1, 2), correction=0), torch.ones(L, D - 2))
+    if scale <= 1:
+        form = probe.form()
+        assert form[:, [3, 5]].abs().max() <= form[:, others].abs().max()
+
+
 @torch.no_grad()
 def test_hard_answers_are_equal_names() -> None:
     probe, tokens = random_probe("class"), torch.randn(L, B, N, D)
