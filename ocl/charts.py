@@ -17,12 +17,17 @@ LINE_HEIGHT = 18
 
 @dataclass(frozen=True)
 class Line:
-    """A curve through the points (x, y); points that are not finite are left out. A dashed line is a reference."""
+    """A curve through the points (x, y); points that are not finite are left out. A dashed line is a reference.
+
+    low, high: the ends of an interval at every x, drawn as a band; finite, or empty where there is none.
+    """
 
     name: str
     x: Sequence[float]
     y: Sequence[float]
     dashed: bool = False
+    low: Sequence[float] = ()
+    high: Sequence[float] = ()
 
 
 def line_chart(lines: Sequence[Line], x_label: str, y_label: str, y_range: tuple[float, float] | None = None) -> str:
@@ -33,14 +38,17 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, y_range: tuple
     """
     if not lines or any(len(line.x) != len(line.y) for line in lines):
         raise ValueError("a chart needs lines with as many x as y.")
+    if any(len(line.low) != len(line.high) or len(line.low) not in (0, len(line.x)) for line in lines):
+        raise ValueError("a band needs as many low and high as its line has x.")
     points = [
         [(x, y) for x, y in zip(line.x, line.y, strict=True) if math.isfinite(x) and math.isfinite(y)] for line in lines
     ]
     everything = [point for line in points for point in line]
     if not everything:
         raise ValueError("a chart needs at least one finite point.")
+    ends = [*(y for _, y in everything), *(y for line in lines for y in (*line.low, *line.high))]
     xs = ticks(min(0.0, *(x for x, _ in everything)), max(x for x, _ in everything))
-    ys = ticks(*(y_range or (min(y for _, y in everything), max(y for _, y in everything))))
+    ys = ticks(*(y_range or (min(ends), max(ends))))
 
     def place(x: float, y: float) -> tuple[float, float]:
         across = (x - xs[0]) / (xs[-1] - xs[0])
@@ -65,6 +73,10 @@ def line_chart(lines: Sequence[Line], x_label: str, y_label: str, y_range: tuple
         color = REFERENCE if line.dashed else number % COLORS
         style = f'style="stroke:var(--line-{color})"' + (' stroke-dasharray="5 4"' if line.dashed else "")
         path = "L".join("{:.1f} {:.1f}".format(*place(x, y)) for x, y in drawn)
+        around = [*zip(line.x, line.low), *reversed([*zip(line.x, line.high)])]  # noqa: B905 (checked, or empty)
+        if around:
+            edge = "L".join("{:.1f} {:.1f}".format(*place(x, y)) for x, y in around)
+            parts.append(f'<path style="fill:var(--line-{color});fill-opacity:.15" d="M{edge}z"/>')
         dot = "z" if len(drawn) == 1 else ""  # a path of one point is only drawn where it is closed
         if path:
             parts.append(f'<path class="line" {style} d="M{path}{dot}"/>')

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
+import rich.box
+import rich.table
 from PIL import Image
 from torch import Tensor
 from torchvision.io import encode_png
@@ -70,6 +72,17 @@ class Table:
         )
         caption = f"<caption>{escape(self.caption)}</caption>" if self.caption else ""
         return f'<div class="table"><table>{caption}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+
+    def rich(self) -> rich.table.Table:
+        """For the terminal."""
+        shown = rich.table.Table(title=self.title, caption=self.caption, box=rich.box.SIMPLE_HEAD)
+        shown.show_edge, shown.padding = False, (0, 0, 0, 1)
+        shown.title_justify = shown.caption_justify = "left"
+        for number, name in enumerate(self.columns):
+            shown.add_column(name, justify="right" if number else "left")
+        for row in self.rows:
+            shown.add_row(*(cell if isinstance(cell, str) else f"{cell[0]}\n[dim]{cell[1]}[/]" for cell in row))
+        return shown
 
 
 @dataclass

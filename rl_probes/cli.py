@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ocl import commands
+from rl_probes.benchmark import benchmark
 from rl_probes.collect import collect
 from rl_probes.quickstart.run import quickstart
 from rl_probes.reward_report import reward
@@ -15,6 +16,7 @@ from rl_probes.train import evaluate_agents, train_agent
 COMMANDS: dict[str, commands.Command] = {
     "ppo": train_agent,
     "evaluate": evaluate_agents,
+    "benchmark": benchmark,
     "collect": collect,
     "reward": reward,
     "quickstart": quickstart,

@@ -2,46 +2,105 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
+from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from jsonargparse.typing import register_type
 
 from ocl.instantiate import ALLOWED
 from ocl.representations import ObjectEncoder
 from rl_probes.agent import PoolingFactory
 from rl_probes.envs.world import World
 
+PARTS = {"world": World, "encoder": ObjectEncoder, "pooling": PoolingFactory}
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Arguments of a constructor as a file or a command line writes them: class paths in them are not built yet."""
+
+    content: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.content, dict):
+            raise ValueError(f"arguments are written {{name: value}}, got {self.content!r}.")
+
+    @classmethod
+    def read(cls, text: str | dict[str, Any]) -> Self:
+        """From YAML, or from what was read already."""
+        return cls(yaml.safe_load(text) if isinstance(text, str) else text)
+
+
+register_type(Arguments, lambda arguments: arguments.content, Arguments.read, deserializer_exceptions=ValueError)
+
 
 class Run:
     """The parts of a finished run, built again from its config.yaml."""
 
-    def __init__(self, described: dict[str, Any], built: Namespace) -> None:
+    def __init__(self, described: dict[str, Any], built: Namespace, seed: int) -> None:
         self.described = described
         self.world: World = built.world
         self.encoder: ObjectEncoder = built.encoder
         self.pooling: PoolingFactory = built.pooling
-        self.seed: int = built.seed
+        self.seed = seed
 
 
-def read_run(folder: str | Path, *, trust: bool = False) -> Run:
+def read_run(
+    folder: str | Path,
+    *,
+    trust: bool = False,
+    world_arguments: Arguments | None = None,
+    encoder_arguments: Arguments | None = None,
+) -> Run:
     """Build world, encoder and pooling of the run in `folder`.
 
     trust: accept classes outside `ocl.instantiate.ALLOWED`; importing them runs their code.
+    world_arguments: constructor arguments of the world to replace; they are the caller's own, hence trusted.
+    encoder_arguments: likewise of the encoder; those that it does not take are left out.
 
     Raises:
         FileNotFoundError: no config.yaml there.
-        ValueError: a config that is damaged or names a class outside the allowed packages.
+        ValueError: a config that is damaged or names a class outside the allowed packages, or a part that cannot be
+            built.
     """
+    described, seed = _read(folder, trust)
+    taken = arguments_of(described["encoder"])
+    world = {} if world_arguments is None else world_arguments.content
+    encoder = {} if encoder_arguments is None else encoder_arguments.content
+    encoder = {name: value for name, value in encoder.items() if name in taken}
+    for part, changes in (("world", world), ("encoder", encoder)):
+        if changes:
+            described[part] = described[part] | {"init_args": (described[part].get("init_args") or {}) | changes}
+    return Run(described, build(described), seed)
+
+
+def encoder_arguments_of(folder: str | Path, *, trust: bool = False) -> set[str]:
+    """What the encoder of the run in `folder` could be built with; raises as `read_run` does."""
+    return arguments_of(_read(folder, trust)[0]["encoder"])
+
+
+def arguments_of(node: Mapping[str, Any]) -> set[str]:
+    """The names of the arguments of the class or function that a node names."""
+    module, name = str(node["class_path"]).rsplit(".", 1)
+    return set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+
+
+def _read(folder: str | Path, trust: bool) -> tuple[dict[str, Any], int]:
+    """The nodes of world, encoder and pooling, all of allowed packages or trusted, and the seed."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a run's folder is what `rl-probes ppo` wrote.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        described = {key: content[key] for key in ("world", "encoder", "pooling")}
+        described = {key: content[key] for key in PARTS}
     except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not the config of a run; restore it from a copy.") from error
     foreign = [] if trust else [text for text in _texts(described) if _is_foreign(text)]
@@ -50,13 +109,23 @@ def read_run(folder: str | Path, *, trust: bool = False) -> Run:
             f"{path} names {foreign[0]!r}, outside {', '.join(ALLOWED)}; pass trust only for a file whose author you "
             "trust to run code on this machine."
         )
+    return described, int(content.get("seed", 0))
+
+
+def build(described: dict[str, Any]) -> Namespace:
+    """Build the parts of a run that `described` names by class path: world, encoder, pooling, or some of them.
+
+    Raises:
+        ValueError: a part that cannot be built.
+    """
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--world", type=World)
-    parser.add_argument("--encoder", type=ObjectEncoder)
-    parser.add_argument("--pooling", type=PoolingFactory)
-    parser.add_argument("--seed", type=int, default=0)
-    parsed = parser.parse_object(described | {"seed": int(content.get("seed", 0))})
-    return Run(described, parser.instantiate_classes(parsed))
+    for name in described:
+        parser.add_argument(f"--{name}", type=PARTS[name])
+    try:
+        return parser.instantiate_classes(parser.parse_object(described))
+    except ArgumentError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{' and '.join(described)} cannot be built: {reason}") from error
 
 
 def _texts(tree: Any) -> Iterator[str]:

@@ -76,8 +76,8 @@ def quickstart(
     by_name = {found["name"]: found for found in rows}
     report = write_page(folder / "report.html", folder, subjects, by_name)
     for table in (tables.properties(by_name, subjects), tables.rewards(by_name, subjects)):
-        console.print(tables.as_rich(table), "")
-    console.print(tables.as_rich(tables.summary(by_name, subjects)))
+        console.print(table.rich(), "")
+    console.print(tables.summary(by_name, subjects).rich())
     console.print(f"report: {report}", soft_wrap=True)
     return rows
 

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import rich.box
-import rich.table
-
 from ocl.report import Cell, Table
 from rl_probes.quickstart.stages import Row
 from rl_probes.quickstart.subjects import Subject
@@ -117,18 +114,6 @@ def times(rows: Rows) -> Table:
     found = [row for name, row in rows.items() if name.startswith("time/")]
     lines = [[row["name"].removeprefix("time/"), f"{row['value']:,.0f}"] for row in found]
     return Table("Seconds", ["step", "seconds"], lines, "Several steps run side by side, so the whole takes less.")
-
-
-def as_rich(table: Table) -> rich.table.Table:
-    """For the terminal."""
-    shown = rich.table.Table(title=table.title, caption=table.caption, box=rich.box.SIMPLE_HEAD)
-    shown.show_edge, shown.padding = False, (0, 0, 0, 1)
-    shown.title_justify = shown.caption_justify = "left"
-    for number, name in enumerate(table.columns):
-        shown.add_column(name, justify="right" if number else "left")
-    for line in table.rows:
-        shown.add_row(*(cell if isinstance(cell, str) else f"{cell[0]}\n[dim]{cell[1]}[/]" for cell in line))
-    return shown
 
 
 def _cell(rows: Rows, name: str, form: str = "z.3f") -> Cell:
