@@ -14,7 +14,9 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 """The folder of the checkpoints that travel with the package."""
 
 
-def load(folder: str | Path, *, trust: bool = False, decoder_masks: bool = False) -> ObjectEncoder:
+def load(
+    folder: str | Path, *, trust: bool = False, decoder_masks: bool = False, num_slots: int | None = None
+) -> ObjectEncoder:
     """The frozen `ObjectEncoder` in a checkpoint folder, or one that travels with the package: `ocl.load("sprites")`.
 
     See `ocl.checkpoints.load_encoder` for the arguments and what is refused.
@@ -23,4 +25,4 @@ def load(folder: str | Path, *, trust: bool = False, decoder_masks: bool = False
     folder = packaged if not Path(folder).exists() and packaged.is_dir() else folder
     from ocl.checkpoints import load_encoder  # here, so that `import ocl` stays instant
 
-    return load_encoder(folder, trust=trust, decoder_masks=decoder_masks)
+    return load_encoder(folder, trust=trust, decoder_masks=decoder_masks, num_slots=num_slots)

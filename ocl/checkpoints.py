@@ -99,16 +99,25 @@ def load(folder: str | Path, *, trust: bool = False) -> nn.Module:
     return model.eval()
 
 
-def load_encoder(folder: str | Path, *, trust: bool = False, decoder_masks: bool = False) -> ObjectEncoder:
+def load_encoder(
+    folder: str | Path, *, trust: bool = False, decoder_masks: bool = False, num_slots: int | None = None
+) -> ObjectEncoder:
     """The frozen encoder in a checkpoint: itself, or the slot model in it with its starts drawn from seed 0.
 
     decoder_masks: of a slot model, see `FrozenSlotModel`; an encoder that was saved as such keeps its own setting.
+    num_slots: K of a slot model; None takes the model's own.
+
+    Raises:
+        ValueError: nothing that makes slots, learned starts and another K than theirs, or a K for an encoder that was
+            saved as such.
     """
     model = load(folder, trust=trust)
     if isinstance(model, ObjectEncoder):
+        if num_slots not in (None, model.num_slots):
+            raise ValueError(f"{folder} holds an encoder of {model.num_slots} slots, which cannot give {num_slots}.")
         return model
     if isinstance(model, ObjectCentricModel):
-        return FrozenSlotModel(model, decoder_masks=decoder_masks)
+        return FrozenSlotModel(model, num_slots=num_slots, decoder_masks=decoder_masks)
     raise ValueError(f"{folder} holds a {type(model).__name__}, which makes no slots; use ocl.checkpoints.load.")
 
 

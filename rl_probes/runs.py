@@ -39,7 +39,9 @@ class Arguments:
         return cls(yaml.safe_load(text) if isinstance(text, str) else text)
 
 
-register_type(Arguments, lambda arguments: arguments.content, Arguments.read, deserializer_exceptions=ValueError)
+register_type(
+    Arguments, lambda arguments: arguments.content, Arguments.read, deserializer_exceptions=(ValueError, yaml.YAMLError)
+)
 
 
 class Run:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from rl_probes.evaluate import Episodes, evaluate
 from rl_probes.observation import Standardisation
 from rl_probes.ppo import PPOConfig, train
 from rl_probes.results import Result, curve_of, rows, table
-from rl_probes.runs import read_run
+from rl_probes.runs import Arguments, encoder_arguments_of, read_run
 
 FIRST_SEED = 1_000_000
+HELD_OUT = "held-out seeds"
 
 
 def train_agent(
@@ -81,7 +83,9 @@ def evaluate_agents(
     most_likely: bool = False,
     by_return: bool = False,
     score_range: tuple[float, float] = (0.0, 1.0),
-    split: str = "held-out seeds",
+    split: str = HELD_OUT,
+    world_arguments: Arguments | None = None,
+    encoder_arguments: Arguments | None = None,
     trust: bool = False,
     threads: int = 1,
 ) -> list[Result]:
@@ -94,16 +98,25 @@ def evaluate_agents(
         most_likely: Take the most likely action instead of sampling.
         by_return: Score by return even where the world reports success.
         score_range: Scores that count as 0 and 1 in the column "normalised".
-        split: What to call these episodes in the table.
+        split: What to call these episodes in the table; results of others than held-out seeds get a file of their own.
+        world_arguments: Arguments of the runs' world to replace: another task, appearances, levels, a game's looks.
+        encoder_arguments: Arguments of the runs' encoders to replace, in those that take them: num_slots.
         trust: Also build classes outside the allowed packages that a run's config names.
         threads: Of torch.
     """
     torch.set_num_threads(threads)
+    if split == HELD_OUT and world_arguments:
+        raise ValueError(f'split: say what these episodes are called; "{HELD_OUT}" are those of the training world.')
+    wanted = set() if encoder_arguments is None else set(encoder_arguments.content)
+    unknown = wanted.difference(*(encoder_arguments_of(folder, trust=trust) for folder in runs))
+    if unknown:
+        raise ValueError(f"encoder_arguments: no encoder of these runs takes {', '.join(sorted(unknown))}.")
     seeds = np.arange(first_seed, first_seed + episodes)
+    file = "evaluation" if split == HELD_OUT else "evaluation_" + re.sub(r"[^a-z0-9]+", "_", split.lower()).strip("_")
     results: list[Result] = []
     worlds = set()
     for folder in runs:
-        config = read_run(folder, trust=trust)
+        config = read_run(folder, trust=trust, world_arguments=world_arguments, encoder_arguments=encoder_arguments)
         worlds.add(yaml.safe_dump(config.described["world"]))
         if len(worlds) > 1:
             raise ValueError(f"{folder} is a run in another world than {runs[0]}; compare runs of one task at a time.")
@@ -119,8 +132,9 @@ def evaluate_agents(
         results.append(Result(name, config.encoder.fingerprint, tokens, pooling, config.seed, played, curve_of(folder)))
         by_return = by_return or bool(np.isnan(played.success).any())
         write_json(
-            Path(folder) / "evaluation.json",
+            Path(folder) / f"{file}.json",
             {
+                "world": config.world.provenance(),
                 "rows": rows(results[-1:], split, by_return),
                 "seeds": [int(seeds[0]), int(seeds[-1])],
                 "action_mode": played.action_mode,

@@ -126,3 +126,60 @@ def test_procgen_trains_continues_exactly_and_is_scored_by_return(tmp_path, caps
     results = main(["evaluate", "--runs", f"[{whole}]", *options])
     assert np.isfinite(results[1].episodes.returns).all()
     assert "return on held-out seeds" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def two_runs(tmp_path_factory):
+    """Agents on the object list and on a small slot model, both hardly trained."""
+    folder = tmp_path_factory.mktemp("runs")
+    slots = {"class_path": "ocl.load", "init_args": {"folder": "sprites"}}
+    changes = {"oracle": {}, "slots": {"encoder": slots}}
+    for name, change in changes.items():
+        (folder / name).mkdir()
+        config = write(folder / name, **change) / "config.yaml"
+        config.rename(folder / f"{name}.yaml")
+        options = ["--total_steps=256", "--ppo.n_steps=16", "--world.init_args.num_envs=8", "--ppo.batch_size=64"]
+        main(["ppo", "--config", str(folder / f"{name}.yaml"), "--folder", str(folder / name), *options])
+    return folder / "oracle", folder / "slots"
+
+
+def test_agents_are_evaluated_among_more_objects_than_they_were_trained_on(two_runs, capsys):
+    task = {"class_path": "rl_probes.envs.named.task_of", "init_args": {"name": "object comparison, 6 objects"}}
+    world = yaml.safe_dump({"task": task, "num_envs": 4}, default_flow_style=True)
+    options = ["--episodes", "4", "--split", "6 objects", "--world_arguments", world]
+    results = main(
+        [
+            "evaluate",
+            "--runs",
+            str(list(map(str, two_runs))),
+            *options,
+            "--encoder_arguments",
+            "{num_objects: 7, num_slots: 8}",
+        ]
+    )
+    assert [result.tokens and result.tokens[0] for result in results] == [None, 7, 8]
+    assert "success on 6 objects" in capsys.readouterr().out
+    saved = read_json(two_runs[1] / "evaluation_6_objects.json")
+    assert saved["world"]["num_objects"] == 6
+    assert saved["rows"][0]["split"] == "6 objects"
+    assert not (two_runs[1] / "evaluation.json").exists()
+    with pytest.raises(ValueError, match=r"7"):  # the object list has as many rows as the world has sprites
+        main(["evaluate", "--runs", f"[{two_runs[0]}]", *options])
+    with pytest.raises(ValueError, match="no encoder of these runs takes slots"):
+        main(["evaluate", "--runs", f"[{two_runs[0]}]", *options, "--encoder_arguments", "{slots: 7}"])
+    with pytest.raises(ValueError, match="say what these episodes are called"):
+        main(["evaluate", "--runs", f"[{two_runs[0]}]", "--world_arguments", world])
+
+
+def test_agents_are_evaluated_under_another_appearance(two_runs):
+    shifts = [{"class_path": "rl_probes.envs.appearance.Textured", "init_args": {"strength": 0.8}}]
+    plain, shifted = (
+        main(["evaluate", "--runs", str(list(map(str, two_runs))), "--episodes", "8", *more])
+        for more in ([], ["--split", "texture", "--world_arguments", yaml.safe_dump({"appearances": shifts})])
+    )
+    # The random agent and the one on the object list see no pixels: the same episodes, step by step.
+    for before, after in zip(plain[:2], shifted[:2], strict=True):
+        np.testing.assert_array_equal(before.episodes.lengths, after.episodes.lengths)
+    assert (plain[2].episodes.lengths != shifted[2].episodes.lengths).any()
+    saved = read_json(two_runs[1] / "evaluation_texture.json")["world"]["appearances"]
+    assert saved == ["Textured(strength=0.8, background=TextureBackground(cycles=(2.0, 6.0)))"]
