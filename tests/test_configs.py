@@ -118,6 +118,11 @@ def shorten_occam(content: dict[str, Any]) -> list[str]:
     return [*fewer("dataset", content["dataset"]), *recipe, "--ensemble.init_args.members=2", "--seeds=[0]"]
 
 
+def shorten_binding(content: dict[str, Any]) -> list[str]:
+    sizes = [*fewer("train", content["train"]), *fewer("test", content["test"])]
+    return [*sizes, "--fitting.epochs=1", "--fitting.held_out=0.5", "--pictures=1"]
+
+
 def shorten_ppo(content: dict[str, Any]) -> list[str]:
     return ["--world.init_args.num_envs=8", "--ppo.n_steps=16", "--ppo.batch_size=64", "--total_steps=256"]
 
@@ -199,6 +204,22 @@ def check_occam(content: dict[str, Any]) -> None:
     assert (folder / "seed-0" / "selected.png").is_file()
 
 
+def check_binding(content: dict[str, Any]) -> None:
+    folder = Path(content["folder"])
+    rows = read_json(folder / "results.json")
+    models = [*content["models"], f"random ({', '.join(content['models'])})"]
+    assert list(dict.fromkeys(row["model"] for row in rows)) == ["-", *models]
+    controls = {"all different", "position", "colour", "position + colour"}
+    controls |= {"class oracle"} if content["sampling"].get("classes") else set()
+    controls |= {"another person"} if "others" in content else set()
+    assert {row["probe"] for row in rows if row["model"] == "-"} == controls
+    assert all(math.isnan(row["value"]) or -1e-9 <= row["value"] <= 1 + 1e-9 for row in rows)
+    assert (folder / "curves.png").is_file()
+    assert len(list((folder / "maps").glob("*.png"))) == len(models)
+    changes = read_json(folder / "ablation.json")
+    assert {row["model"] for row in changes} == set(content["models"])
+
+
 def check_ppo(content: dict[str, Any]) -> None:
     folder = Path(content["folder"])
     rows = list(csv.DictReader((folder / "progress.csv").open()))
@@ -224,6 +245,7 @@ COMMANDS = {
     ("ocl", "benchmark"): (shorten_benchmark, check_benchmark),
     ("ocl", "masks"): (shorten_masks, check_masks),
     ("ocl", "occam"): (shorten_occam, check_occam),
+    ("ocl", "binding"): (shorten_binding, check_binding),
     ("rl-probes", "ppo"): (shorten_ppo, check_ppo),
     ("rl-probes", "collect"): (shorten_collect, check_collect),
 }
@@ -259,6 +281,18 @@ def images_read(content: Any) -> set[Path]:
     if content.get("class_path") == "ocl.data.stored.StoredScenes":
         return {Path(content["init_args"]["folder"])}
     return set().union(*map(images_read, content.values()))
+
+
+def runs_read(content: dict[str, Any]) -> set[Path]:
+    """The folders of trained ViTs that a config reads."""
+    models = content["models"].values() if isinstance(content.get("models"), dict) else ()
+    return {Path(model["init_args"]["run"]) for model in models if "run" in model.get("init_args", {})}
+
+
+def hardly_trained(run: Path) -> None:
+    """The run of the config that makes it, shortened."""
+    (path,) = (path for path in CONFIGS if read(path).get("trainer", {}).get("default_root_dir") == run.as_posix())
+    PROGRAMS["ocl"](["fit", "--config", str(path), *shorten_fit(read(path)), "--pictures=0"])
 
 
 def untrained_checkpoint(folder: Path) -> None:
@@ -303,6 +337,8 @@ def test_a_config_runs(path: Path, elsewhere: Path) -> None:
     content = read(configs_of(words)[0])
     for folder in checkpoints_read(content):
         untrained_checkpoint(elsewhere / folder)
+    for folder in runs_read(content):
+        hardly_trained(folder)
     for folder in images_read(content):
         generate(SpriteScenes(SCENES), elsewhere / folder, progress=False)
     absolute = [str(ROOT / word) if word.startswith("configs/") else word for word in words[1:]]
@@ -332,6 +368,7 @@ def test_what_a_config_reads_another_one_makes() -> None:
         made |= {Path(words[i + 1]) for i, word in enumerate(words) if word == "--folder"}
     for path, content in contents.items():
         missing = {*checkpoints_read(content), *images_read(content)} - made
+        missing |= {run for run in runs_read(content) if run / "model" not in made}
         assert not missing, f"{path} reads {missing}, which no config here makes"
 
 

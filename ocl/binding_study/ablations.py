@@ -196,16 +196,15 @@ def ablation_table(rows: Sequence[Row]) -> Table:
         "Mean (least to most) over draws. Shuffle: the share of patches permuted. Inject: the share of its own binding "
         "that a patch keeps. Probes were fitted on intact tokens of the last layer."
     )
-    drawn = Table(
-        title="Ablation of the binding subspace", caption=caption, caption_justify="left", box=box.SIMPLE_HEAD
-    )
+    title = f"Ablation of the binding subspace, rank {rows[0]['rank']} (share of the probe's squared spectrum in it)"
+    drawn = Table(title=title, caption=caption, caption_justify="left", box=box.SIMPLE_HEAD)
     for column in ("model", "change", "amount", *measures):
         drawn.add_column(column, justify="left" if column in ("model", "change") else "right")
     previous = None
     for key in dict.fromkeys((row["model"], row["change"], row["amount"]) for row in rows):
         mine = {row["measure"]: row for row in rows if (row["model"], row["change"], row["amount"]) == key}
         row = next(iter(mine.values()))
-        model = f"{row['model']}, {row['layer']}, rank {row['rank']} ({row['held']:.0%} of the spectrum)"
+        model = f"{row['model']}, {row['layer']} ({row['held']:.0%})"
         cells = [_cell(mine[name]) if name in mine else "-" for name in measures]
         drawn.add_row("" if model == previous else model, key[1], "" if key[1] == INTACT else f"{key[2]:g}", *cells)
         previous = model

@@ -14,12 +14,14 @@ from ocl.binding_study.ablations import Ablation, ablate, ablation_table
 from ocl.binding_study.curves import draw_curves
 from ocl.binding_study.maps import draw_maps, first_batch, query_patches, similarity_maps
 from ocl.binding_study.models import Studied, TimmViT
+from ocl.binding_study.patch_store import objects_of
 from ocl.binding_study.settings import Fitting, ProbeMaker, Sampling
 from ocl.binding_study.study import Study, Subject, file_name
 from ocl.binding_study.table import table
 from ocl.describe import describe_dataset, describe_part
 from ocl.files import write_json
 from ocl.manifest import write_manifest
+from ocl.shapes import IGNORE
 
 WIDTH = 200  # characters, where the output is no terminal
 
@@ -122,10 +124,11 @@ def binding(
 
 
 def _draw(study: Study, subject: Subject, patch: tuple[int, int] | None, pictures: int) -> None:
-    batch = first_batch(study.test, pictures)
-    queries = query_patches(batch, subject.encoder.grid, study.sampling, patch, study.seed)
+    batch, grid, sampling = first_batch(study.test, pictures), subject.encoder.grid, study.sampling
+    known = objects_of(batch, grid, sampling.purity, sampling.ignore, sampling.leave_out).unflatten(1, grid) != IGNORE
+    queries = query_patches(batch, grid, sampling, patch, study.seed)
     fit = subject.probes[study.reference]
     batch.images = batch.images.to(study.device)
     maps = similarity_maps(subject.encoder, fit.probe, batch, queries)
     path = study.folder / "maps" / f"{file_name(subject.name)}.png"
-    draw_maps(batch, queries, maps, subject.encoder.places, fit.best, path)
+    draw_maps(batch, queries, maps, known, subject.encoder.places, fit.best, path)

@@ -26,6 +26,7 @@ MOST_PLACES = 8
 QUERY = "#ff2d55"
 LOW, HIGH = (0.05, 0.05, 0.20), (1.0, 0.90, 0.20)
 """Colours of probability 0 and 1."""
+GREY = 0.55
 
 
 def first_batch(dataset: Dataset[Item], images: int) -> Batch:
@@ -62,9 +63,11 @@ def similarity_maps(encoder: PatchEncoder, probe: PairProbe, batch: Batch, queri
     return torch.stack(maps, dim=1)
 
 
-def draw_maps(batch: Batch, queries: Tensor, maps: Tensor, places: Sequence[str], best: int, path: Path) -> Path:
+def draw_maps(
+    batch: Batch, queries: Tensor, maps: Tensor, known: Tensor, places: Sequence[str], best: int, path: Path
+) -> Path:
     """Write a PNG: a row per image, which comes first with its query patch framed; then up to eight places, evenly
-    spread, the best one among them."""
+    spread, the best one among them. Patches that no pair was fitted on, not in `known` (B h w), are grey."""
     images = images_as_float(batch.images).cpu()
     shown = sorted({best, *np.linspace(0, len(places) - 1, min(MOST_PLACES, len(places))).round().astype(int).tolist()})
     names = [f"{places[place]}{' (best)' if place == best else ''}" for place in shown]
@@ -78,7 +81,7 @@ def draw_maps(batch: Batch, queries: Tensor, maps: Tensor, places: Sequence[str]
     low, high = torch.tensor(LOW).view(3, 1, 1), torch.tensor(HIGH).view(3, 1, 1)
     for row, image in enumerate(images):
         top = LINE + GAP + row * (tile[1] + GAP)
-        colours = [low + (high - low) * maps[place, row] for place in shown]  # (3 h w)
+        colours = [torch.where(known[row], low + (high - low) * maps[place, row], GREY) for place in shown]  # (3 h w)
         for column, values in enumerate([image, *colours]):
             left = GAP + column * (TILE + GAP)
             pixels = (255 * values).round().to(torch.uint8).permute(1, 2, 0).numpy()

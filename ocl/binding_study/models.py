@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from timm.layers.pos_embed import resample_abs_pos_embed
 
 from ocl.binding_study.patch_encoders import LayerTokens, PatchEncoder, patch_encoder
@@ -34,7 +36,7 @@ class Studied(ABC):
         """The same architecture on the same grid with weights as they are before training, drawn from `seed`."""
 
     def objective(self) -> Objective | None:
-        """What the model was trained to minimise, weights included; None where that is not at hand."""
+        """What the model was trained to minimise, its weights included; None where that is not at hand."""
         return None
 
 
@@ -100,30 +102,37 @@ class OwnViT(Studied):
         self.image_size = tuple(self._start["image_size"]) if image_size is None else tuple(image_size)
 
     def trained(self) -> PatchEncoder:
-        return LayerTokens(self._layers(str(self._file(Path(WEIGHTS)))))
+        path = self._file(Path(WEIGHTS))
+        vit = TrainableViT(**self._start)
+        try:
+            vit.vit.load_state_dict(load_file(path))
+        except (SafetensorError, RuntimeError) as error:
+            raise ValueError(f"{path} does not hold the ViT that {self.run / CONFIG} describes; restore it.") from error
+        return self._read(vit)
 
     def random(self, seed: int) -> PatchEncoder:
         with _seeded(seed):
-            start, layers = TrainableViT(**self._start), self._layers(None)
-        state = start.vit.state_dict()
-        positions = state["pos_embed"]
-        prefix = positions.shape[1] - start.grid[0] * start.grid[1]
-        state["pos_embed"] = resample_abs_pos_embed(positions, list(layers.grid), list(start.grid), prefix)
-        layers.vit.load_state_dict(state)
-        return LayerTokens(layers)
+            return self._read(TrainableViT(**self._start))
 
     def objective(self) -> Objective | None:
-        if not (self.run / CHECKPOINT).is_file():
-            return None
+        if not (self.run / CHECKPOINT).is_file() or list(self.image_size) != list(self._start["image_size"]):
+            return None  # positions in an objective belong to the size of its training
         built = instantiate(self._objective)
         assert isinstance(built, Objective)
         saved = torch.load(self.run / CHECKPOINT, map_location="cpu", weights_only=True)["state_dict"]
         built.load_state_dict({name.removeprefix("objective."): values for name, values in saved.items()})
         return built.eval().requires_grad_(False)
 
-    def _layers(self, weights: str | None) -> ViTLayers:
+    def _read(self, vit: TrainableViT) -> PatchEncoder:
+        """Layers of a ViT of the training's size, at the size of this one."""
         size = (self.image_size[0], self.image_size[1])
-        return ViTLayers(self._start["name"], size, self.layers, self.parts, False, weights, self._start["arguments"])
+        layers = ViTLayers(vit.name, size, self.layers, self.parts, pretrained=False, arguments=vit.arguments)
+        state = vit.vit.state_dict()
+        positions = state["pos_embed"]
+        prefix = positions.shape[1] - vit.grid[0] * vit.grid[1]
+        state["pos_embed"] = resample_abs_pos_embed(positions, list(layers.grid), list(vit.grid), prefix)
+        layers.vit.load_state_dict(state)
+        return LayerTokens(layers)
 
     def _file(self, name: Path) -> Path:
         if not (self.run / name).is_file():

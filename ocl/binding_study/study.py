@@ -115,7 +115,7 @@ class Study:
     def rows(self, subjects: list[Subject]) -> list[Row]:
         """Controls first, then every model, probe and place."""
         first = subjects[0]
-        train, test = self._loaded(first.train, []), self._loaded(first.test, [])
+        train, test = self._loaded(first.train, places=1), self._loaded(first.test, places=1)
         others = None
         if self.others is not None:
             drawn = torch.from_numpy(first.test.read_all(["patches"])["patches"]).long()
@@ -148,8 +148,9 @@ class Study:
         assert store is not None  # only one worker
         return store
 
-    def _loaded(self, store: FeatureStore, places: list[str] | None = None) -> Patches:
-        patches = load_patches(store, places=None if places is None else store.provenance["encoder"]["places"][:1])
+    def _loaded(self, store: FeatureStore, places: int | None = None) -> Patches:
+        """With tokens of the first so many places, all where None."""
+        patches = load_patches(store, places=store.provenance["encoder"]["places"][:places])
         labels = (patches.objects, patches.classes, patches.places)
         moved = [None if values is None else values.to(self.device) for values in labels]
         return Patches(patches.tokens.to(self.device), moved[0], moved[1], moved[2])  # type: ignore[arg-type]

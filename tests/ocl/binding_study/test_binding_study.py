@@ -253,9 +253,12 @@ def test_maps_show_the_object_of_the_query_patch(folder: Path, tmp_path: Path, r
     assert query_patches(batch, GRID, SAMPLING, (2, 3), seed=0).tolist() == [15, 15, 15]
     with pytest.raises(ValueError, match=r"on a grid of 4 x 6 from 0, got \(4, 0\)"):
         query_patches(batch, GRID, SAMPLING, (4, 0), seed=0)
-    path = draw_maps(batch, queries, maps, subject.encoder.places, 1, tmp_path / "maps.png")
+    known = torch.ones(3, *GRID, dtype=torch.bool)
+    known[0, 0, 0] = False
+    path = draw_maps(batch, queries, maps, known, subject.encoder.places, 1, tmp_path / "maps.png")
     with Image.open(path) as picture:
         assert picture.size == (8 + 3 * (144 + 8), 24 + 3 * (96 + 8))
+        assert picture.getpixel((8 + 144 + 8 + 2, 24 + 2)) == (140, 140, 140)  # the first patch of the first map
 
 
 # ViTs
@@ -284,7 +287,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, MaskedAutoencod
     return place, objective.eval()
 
 
-def test_a_vit_of_our_own_comes_back_with_its_start_and_its_objective(run: tuple[Path, MaskedAutoencoder]) -> None:
+def test_a_vit_of_our_own_comes_back_with_its_start_and_its_objective(
+    run: tuple[Path, MaskedAutoencoder], tmp_path: Path
+) -> None:
     place, objective = run
     model, images = OwnViT(place), torch.rand(2, 3, 32, 48)
     encoder = model.trained()
@@ -304,7 +309,13 @@ def test_a_vit_of_our_own_comes_back_with_its_start_and_its_objective(run: tuple
         torch.manual_seed(0)
         losses.append(one(Batch(images))["loss"].item())
     assert losses[0] == losses[1]
-    assert OwnViT(place, (64, 96)).random(0).grid == (8, 12)
+    larger = OwnViT(place, (64, 96))
+    assert larger.random(0).grid == larger.trained().grid == (8, 12)
+    assert larger.objective() is None
+    (tmp_path / "config.yaml").write_bytes((place / "config.yaml").read_bytes())
+    (tmp_path / "vit.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="does not hold the ViT"):
+        OwnViT(tmp_path).trained()
 
 
 def test_two_models_that_start_alike_share_their_random_twin(
