@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from types import FunctionType
+from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 import numpy as np
@@ -66,18 +67,25 @@ def describe_module(module: nn.Module) -> str:
 def describe_part(value: object) -> Any:
     """Anything that computes, modules or not, in JSON's types: class, public attributes and the parts it is made of.
 
-    A module is described by its fingerprint, a tensor by its digest, a function or class by its path. Private
-    attributes are taken for caches and left out.
+    A module is described by its fingerprint (its own where it has one) and by what that leaves out: public attributes
+    that are neither plain nor modules, filters for instance. A tensor is described by its digest, a function or class
+    by its path. Private attributes are taken for caches and left out.
 
     Raises:
         TypeError: something that holds no attributes and so cannot be told from another of its kind.
     """
     if isinstance(value, nn.Module):
-        return {"class": class_path(value), "fingerprint": fingerprint(value)}
+        own = getattr(value, "fingerprint", None)
+        found = {"class": class_path(value), "fingerprint": own if isinstance(own, str) else fingerprint(value)}
+        return {**found, "parts": parts} if (parts := _parts(value)) else found
     if isinstance(value, Tensor):
         return digest(value)
-    if isinstance(value, type | FunctionType):
+    if isinstance(value, type | FunctionType | BuiltinFunctionType):
         return f"{value.__module__}.{value.__qualname__}"
+    if isinstance(value, MethodType):
+        return {"method": value.__func__.__qualname__, "of": describe_part(value.__self__)}
+    if isinstance(value, partial):
+        return {"function": describe_part(value.func), "arguments": describe_part([value.args, value.keywords])}
     if isinstance(value, list | tuple):
         return [describe_part(item) for item in value]
     if isinstance(value, set | frozenset):
@@ -104,6 +112,18 @@ def digest(tensor: Tensor) -> str:
     """SHA-256 of type, shape and values."""
     values = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode() + values.tobytes()).hexdigest()
+
+
+def _parts(module: nn.Module) -> dict[str, Any]:
+    """What `describe_module` leaves out, by the names of submodule and attribute; of our modules and users', since
+    those of libraries hold switches of the machine."""
+    found = {}
+    for name, part in module.named_modules():
+        if not type(part).__module__.startswith(("timm.", "torch.")):
+            for key, item in vars(part).items():
+                if not key.startswith("_") and item is not None and _plain(item) is None:
+                    found[f"{name}.{key}"] = describe_part(item)
+    return found
 
 
 def _plain(value: Any) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -33,7 +34,7 @@ def segment_keys(images: Tensor, masks: Masks) -> list[bytes]:
     Args:
         images: (B 3 H W). masks: of the same images.
     """
-    pixels, valid, stack = images.cpu().numpy(), masks.valid.cpu().numpy(), masks.masks.cpu().numpy()
+    pixels, valid, stack = _array(images), masks.valid.cpu().numpy(), _array(masks.masks)
     packed = np.packbits(stack, axis=-1) if stack.dtype == bool else stack
     keys = []
     for image, row, segments in zip(pixels, valid, packed, strict=True):
@@ -153,6 +154,11 @@ class _NewRows:
         write_shard(path, {"keys": keys, "vectors": vectors}, self.metadata)
         self._clear()
         return path
+
+
+def _array(values: Tensor) -> NDArray[Any]:
+    """NumPy has no bfloat16; its bits as integers, which neither images nor masks are, stand for it."""
+    return (values.view(torch.int16) if values.dtype == torch.bfloat16 else values).cpu().numpy()
 
 
 def _digest(*arrays: NDArray[Any]) -> bytes:

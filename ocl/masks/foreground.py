@@ -17,6 +17,7 @@ class Candidates:
     """What is known of the segments of B images.
 
     probabilities: (E B K C) of the E members of an ensemble, the first being the model that classifies; E may be 1.
+                   What padding has is replaced by 0.
     masks:         the segments.
     labels:        (B) int64 true classes in 0..C-1, or None where not known.
     boxes:         (B 4) true boxes (left, top, right, bottom) in pixels, right and bottom exclusive, or None.
@@ -32,6 +33,10 @@ class Candidates:
         shape = tuple(self.probabilities.shape)
         if len(shape) != 4 or shape[1:3] != (images, count) or 0 in (shape[0], shape[3]):
             raise ValueError(f"probabilities must be (E, {images}, {count}, C) like the masks, got {shape}.")
+        self.probabilities = self.probabilities.masked_fill(~self.masks.valid[..., None], 0)  # NaN there would spread
+        lowest, highest = torch.stack(self.probabilities.aminmax()).tolist() if self.probabilities.numel() else (0, 0)
+        if not 0 <= lowest <= highest <= 1.01:  # false for NaN
+            raise ValueError("probabilities must lie in [0, 1]; apply softmax over classes first and look for NaN.")
         if self.labels is not None:
             if self.labels.shape != (images,) or self.labels.is_floating_point():
                 raise ValueError(f"labels must be ({images},) integers, got {tuple(self.labels.shape)}.")

@@ -27,10 +27,10 @@ class SegmentEmbedder:
         application: cuts the segments out, at the encoder's size.
         encoder: is shared, not copied.
         cache: a folder of embeddings (see `EmbeddingCache`); None keeps nothing.
-        chunk: about how many masks are applied and encoded together; bounds the memory.
+        chunk: the most masks that are applied and encoded together; bounds the memory.
 
     Raises:
-        ValueError: an application of another size than the encoder's.
+        ValueError: an application of another size than the encoder's, or a chunk below 1.
     """
 
     def __init__(
@@ -45,6 +45,8 @@ class SegmentEmbedder:
                 f"{type(application).__name__} gives squares of {application.size} pixels, {type(encoder).__name__} "
                 f"reads {encoder.image_size}; give the application size={encoder.image_size}."
             )
+        if chunk < 1:
+            raise ValueError(f"chunk must be at least 1 mask, got {chunk}.")
         self.application: Any = application
         self.encoder = encoder
         self.chunk = chunk
@@ -80,11 +82,15 @@ class SegmentEmbedder:
         rows = todo.any(1).nonzero()[:, 0]
         if len(rows) == 0:
             return
-        for part in rows.split(max(1, self.chunk // max(1, todo.shape[1]))):
-            squares = self.application(images_as_float(images[part]), masks.masks[part])  # (b K c S S)
-            chosen = todo[part]
-            image, column = chosen.nonzero(as_tuple=True)
-            vectors[part[image], column] = self.encoder(squares[chosen]).float()
+        counts = todo.sum(1)
+        order = todo.byte().argsort(dim=1, descending=True, stable=True)  # of an image, those to do first
+        for part in rows.split(max(1, self.chunk // int(counts.max()))):
+            pictures = images_as_float(images[part])
+            for columns in order[part, : int(counts[part].max())].split(self.chunk, dim=1):
+                squares = self.application(pictures, masks.masks[part[:, None], columns])  # (b k c S S)
+                chosen = todo[part[:, None], columns]
+                image, column = chosen.nonzero(as_tuple=True)
+                vectors[part[image], columns[image, column]] = self.encoder(squares[chosen]).float()
 
 
 class SegmentClassifier(nn.Module):
@@ -113,15 +119,14 @@ class SegmentClassifier(nn.Module):
             raise ValueError("an ensemble needs classifiers with the same classes in the same order, at least one.")
         self.classifiers = nn.ModuleList(classifiers)
         self.classes = classifiers[0].classes
-        encoders = {id(member.encoder): member.encoder for member in classifiers}
-        self._embedders = {
-            name: SegmentEmbedder(application, encoder, cache, chunk) for name, encoder in encoders.items()
-        }
+        encoders = list(dict.fromkeys(member.encoder for member in classifiers))  # modules are equal if identical
+        self._embedders = [SegmentEmbedder(application, encoder, cache, chunk) for encoder in encoders]
+        self._embedder_of = [encoders.index(member.encoder) for member in classifiers]
 
     @torch.no_grad()
     def forward(self, images: Tensor, masks: Masks) -> Tensor:
         """images (B 3 H W) -> (E B K C) float32, softmax over C; zeros where not valid."""
-        vectors = {name: embedder(images, masks) for name, embedder in self._embedders.items()}
+        vectors = [embedder(images, masks) for embedder in self._embedders]
         members: Any = self.classifiers
-        logits = torch.stack([member.logits(vectors[id(member.encoder)]) for member in members])
+        logits = torch.stack([m.logits(vectors[own]) for m, own in zip(members, self._embedder_of, strict=True)])
         return logits.float().softmax(-1) * masks.valid[..., None]

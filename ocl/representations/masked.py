@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from types import MethodType, ModuleType
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +64,7 @@ class MaskedObjectEncoder(ObjectEncoder):
         self.geometry = geometry
         self.dim = image_encoder.dim + GEOMETRY * geometry
         self.requires = required_by(source) | {"images"}
-        self.networks = nn.ModuleList(_networks(source))  # so that they move to a device with this one
+        self.networks = nn.ModuleList(_networks([source, application]))  # so that they move to a device with this one
         self._embed = SegmentEmbedder(application, image_encoder, cache, chunk)
 
     def encode(self, batch: Batch) -> Slots:
@@ -73,16 +75,31 @@ class MaskedObjectEncoder(ObjectEncoder):
         return Slots(vectors, masks.masks.float(), masks.valid)
 
     def describe(self) -> str:
-        parts = {"source": self.source, "application": self._embed.application}
+        parts = {
+            "source": self.source,
+            "application": self._embed.application,
+            "image_encoder": self.image_encoder.fingerprint,
+        }
         return describe_module(self) + "\n" + json.dumps(describe_part(parts))
 
 
 def _networks(part: object) -> list[nn.Module]:
-    """The modules that a source is made of, itself included."""
-    if isinstance(part, nn.Module):
-        return [frozen(part)]
-    inside = part if isinstance(part, list | tuple) else getattr(part, "__dict__", {}).values()
-    return [module for value in inside for module in _networks(value)]
+    """The modules that a part is made of, itself included, each once; parts may refer to each other in circles."""
+    found, seen, waiting = [], set(), [part]
+    while waiting:
+        value = waiting.pop(0)
+        if id(value) in seen or isinstance(value, type | ModuleType):
+            continue
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            found.append(frozen(value))
+        elif isinstance(value, MethodType):
+            waiting.append(value.__self__)
+        elif isinstance(value, list | tuple):
+            waiting += value
+        else:
+            waiting += (value if isinstance(value, Mapping) else getattr(value, "__dict__", {})).values()
+    return found
 
 
 def place_and_size(masks: Masks) -> Tensor:

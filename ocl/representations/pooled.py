@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ocl.describe import describe_module, fingerprint
 from ocl.masks.image_encoders import ImageEncoder
 from ocl.representations.base import ObjectEncoder
 from ocl.shapes import Batch, Slots
@@ -39,3 +40,8 @@ class SlotMean(ImageEncoder):
         slots: Slots = self.encoder(Batch(images))
         weights = slots.valid.to(slots.vectors)[..., None]  # (n K 1)
         return (slots.vectors * weights).sum(1) / weights.sum(1).clamp_min(1)
+
+    @property
+    def fingerprint(self) -> str:
+        """64 hex digits. Equal fingerprint, equal vectors."""
+        return fingerprint(self, f"{describe_module(self)}\n{self.encoder.fingerprint}")

@@ -162,3 +162,11 @@ def test_no_segments_give_no_scores():
     for score in [*FROM_PROBABILITIES, ClassAided(), SizePrior(), CentrePrior(), BorderPrior(), BoxIoU()]:
         assert score(empty).shape == (3, 0)
     assert not any_mask_correct(empty).any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -0.1, 3.0])
+def test_what_is_no_probability_is_refused(value):
+    probabilities = torch.full((1, 2, 3, 4), 0.25)
+    probabilities[0, 1, 2, 3] = value
+    with pytest.raises(ValueError, match="softmax over classes"):
+        Candidates(probabilities, Masks.of(torch.ones(2, 3, 4, 4, dtype=torch.bool)))

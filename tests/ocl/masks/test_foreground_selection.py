@@ -110,3 +110,16 @@ def test_bad_scores_are_refused():
         WeightedMean(0)
     with pytest.raises(ValueError, match="at least 1"):
         TopKVote(0)
+
+
+@pytest.mark.parametrize("select", [Best(), WeightedMean(), TopKVote(3)])
+def test_what_padding_holds_does_not_matter(select):
+    valid = torch.tensor([[True, False, True, False]])
+    masks = Masks(torch.ones(1, 4, 5, 5, dtype=torch.bool) & valid[..., None, None], valid.float(), valid)
+    probabilities = torch.rand(1, 1, 4, 3).softmax(-1)
+    damaged = probabilities.masked_fill(~valid[..., None], torch.nan)
+    results = []
+    for given in (probabilities, damaged):
+        candidates = Candidates(given, masks)
+        results.append(select(candidates, MaximumProbability()(candidates)).probabilities)
+    assert torch.equal(*results)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -212,3 +214,51 @@ def test_a_shard_of_something_else_is_refused(tmp_path: Path) -> None:
         EmbeddingCache(tmp_path, {"encoder": "b"}, 7)
     with pytest.raises(ValueError, match=r"finite and \(3, 7\)"):
         first.add(rows(3)[0], np.full((3, 7), np.nan, np.float32))
+
+
+class Recording(GreyCrop):
+    """Remembers how many masks it was given, and of how many pixels."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self._applied: list[int] = []
+
+    def __call__(self, images: Tensor, masks: Tensor) -> Tensor:
+        self._applied.append(masks.shape[0] * masks.shape[1])
+        return super().__call__(images, masks)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 40, 256])
+def test_no_more_masks_than_the_chunk_are_applied_at_once(chunk: int) -> None:
+    given = torch.rand(4, 60, 24, 32, generator=torch.Generator().manual_seed(5)) < 0.5
+    given[:2, :50] = False
+    given[2] = False
+    recording = Recording(16)
+    found = SegmentEmbedder(recording, encoder(), chunk=chunk)(images(), Masks.of(given))
+    assert max(recording._applied) <= chunk
+    if chunk == 1:
+        assert sum(recording._applied) == 10 + 10 + 60, "padding is not applied"
+    everything = SegmentEmbedder(GreyCrop(16), encoder(), chunk=1000)(images(), Masks.of(given))
+    torch.testing.assert_close(found, everything, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="at least 1 mask"):
+        SegmentEmbedder(GreyCrop(16), encoder(), chunk=0)
+
+
+def test_a_copy_is_the_same_classifier() -> None:
+    body = encoder()
+    members: list[Classifier] = [head(0, body), head(1, body), head(2)]
+    ensemble = SegmentClassifier(GreyCrop(16), members)
+    expected = ensemble(images(), masks())
+    for copied in (copy.deepcopy(ensemble), pickle.loads(pickle.dumps(ensemble))):
+        assert torch.equal(copied(images(), masks()), expected)
+
+
+def test_halves_of_both_kinds_have_keys_of_their_own(tmp_path: Path) -> None:
+    picture, soft = torch.rand(4, 3, 24, 32), Masks.of(torch.rand(4, 2, 24, 32))
+    keys: list[bytes] = []
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        given = Masks(soft.masks.to(dtype), soft.scores, soft.valid)
+        found = SegmentEmbedder(GreyCrop(16), encoder(), tmp_path)(picture.to(dtype), given)
+        assert found.isfinite().all()
+        keys += segment_keys(picture.to(dtype), soft) + segment_keys(picture, given)
+    assert len(set(keys)) == 5 * 8

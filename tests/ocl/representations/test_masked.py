@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,11 @@ from torch import Tensor, nn
 from ocl.encoders.cnn import CNNEncoder
 from ocl.masks.apply import Black, Grey, GreyCrop, MaskApplication
 from ocl.masks.base import Masks
+from ocl.masks.filters import Filters, LargestArea
 from ocl.masks.image_encoders import ImageEncoder, TokenMean
+from ocl.masks.sources import Filtered, SlotMasks
 from ocl.representations import MaskedObjectEncoder, ObjectEncoder, RandomCNN, SlotMean
-from ocl.representations.masked import place_and_size
+from ocl.representations.masked import _largest, _networks, place_and_size
 from ocl.shapes import Batch
 
 IMAGES, COUNT, SIZE = 5, 6, 40
@@ -225,3 +229,49 @@ def test_what_does_not_fit_is_refused() -> None:
         SlotMean(RandomCNN((16, 32), 8))
     with pytest.raises(ValueError, match="16 x 32"):
         TokenMean(CNNEncoder((16, 32), 8, 8))
+
+
+class Configured(nn.Module):
+    """A source that is a module with settings that are neither plain nor modules."""
+
+    def __init__(self, filters: Filters, finish: Callable[[Masks], Masks] | None = None) -> None:
+        super().__init__()
+        self.filters, self.finish = filters, finish
+
+    def forward(self, batch: Batch) -> Masks:
+        return self.filters(masks())
+
+
+def test_fingerprint_sees_the_settings_of_modules_and_of_encoders_in_encoders() -> None:
+    few, many = Filters([LargestArea(1)]), Filters([LargestArea(2)])
+
+    def nested(filters: Filters) -> MaskedObjectEncoder:
+        return MaskedObjectEncoder(Filtered(Given(masks()), filters), GreyCrop(16), cnn(), 2)
+
+    sources = [
+        *(Configured(filters) for filters in (few, many)),
+        *(SlotMasks(nested(filters)) for filters in (few, many)),
+        *(SlotMasks(nested(filters).encode) for filters in (few, many)),
+        *(Configured(few, partial(_largest, count=count)) for count in (1, 2)),
+    ]
+    prints = [MaskedObjectEncoder(source, GreyCrop(16), cnn(), COUNT).fingerprint for source in sources]
+    assert len(set(prints)) == len(prints)
+    encoders = [SlotMean(nested(filters), image_size=16) for filters in (few, many)]
+    assert encoders[0].fingerprint != encoders[1].fingerprint
+    again = [SlotMean(nested(few), image_size=16).fingerprint, encoders[0].fingerprint]
+    assert again[0] == again[1]
+    outer = [MaskedObjectEncoder(Given(masks()), GreyCrop(16), made, COUNT).fingerprint for made in encoders]
+    assert outer[0] != outer[1]
+
+
+def test_networks_are_found_wherever_a_source_keeps_them() -> None:
+    class Nested:
+        def __init__(self) -> None:
+            self.myself = self
+            self.named = {"a": nn.Linear(2, 3), "b": [nn.Linear(3, 4)]}
+            self.method = nn.Linear(4, 5).forward
+            self.again = self.named["a"]
+            self.library = torch
+
+    widths = [module.out_features for module in _networks(Nested())]  # type: ignore[attr-defined]
+    assert sorted(widths) == [3, 4, 5]
