@@ -91,14 +91,15 @@ class NormMatched:
 def ablated(vit: nn.Module, layer: int, change: Change) -> Iterator[None]:
     """While open, `change` acts on the patch tokens that block `layer` of a timm ViT gives out; later blocks read them.
 
-    Prefix tokens (CLS, registers) pass untouched. The hook is gone afterwards, whatever happened inside.
+    Prefix tokens (CLS, registers) pass untouched. The hook is gone afterwards, whatever happened inside. Compiled
+    models run uncompiled meanwhile, since code that was compiled without the hook would go on without it.
 
     Raises:
-        ValueError: not a model with `blocks`, or no such block.
+        ValueError: not a model with `blocks`, one whose blocks read patches only (CaiT), or no such block.
     """
     model: Any = vit
     blocks, prefix = getattr(vit, "blocks", None), getattr(model, "num_prefix_tokens", None)
-    if blocks is None or prefix is None:
+    if blocks is None or prefix is None or hasattr(model, "blocks_token_only"):  # CaiT's CLS comes in later
         raise ValueError(f"{type(vit).__name__} is not a timm ViT with blocks and prefix tokens.")
     if not -len(blocks) <= layer < len(blocks):
         raise ValueError(f"The model has blocks 0 to {len(blocks) - 1}, got layer {layer}.")
@@ -108,7 +109,8 @@ def ablated(vit: nn.Module, layer: int, change: Change) -> Iterator[None]:
 
     handle = blocks[layer].register_forward_hook(hook)
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         handle.remove()
 

@@ -17,11 +17,15 @@ class NextAttention(PairProbe):
     """a q^T k / sqrt(D) + b with the query and key projections of the block that reads these tokens next.
 
     The sum over heads of q_h^T k_h is q^T k of the undivided vectors, so no head is ever cut out; it is made symmetric.
-    Scale and bias are learned (two parameters; the published code has the bias only), the projections stay.
+    Scale and bias are learned (two parameters; the published code has the bias only), the projections stay. Positions
+    that attention itself adds (rotary, relative biases) are left out: a probe sees tokens and nothing else.
 
     Args:
         blocks: L blocks of a timm ViT; block l + 1 for the output of block l.
         norm: read tokens through the block's own LayerNorm, as its attention does; the published code leaves it out.
+
+    Raises:
+        ValueError: blocks whose attention is not one product of queries and keys per head, or normalises them.
     """
 
     projection: Tensor
@@ -51,15 +55,18 @@ class NextAttention(PairProbe):
 def _query_and_key(block: nn.Module, norm: bool) -> tuple[Tensor, Tensor]:
     """Weight (D 2 D') and offset (2 D') of queries and keys, with the norm's own scale and shift worked in."""
     attention: Any = getattr(block, "attn", None)
-    if not isinstance(getattr(attention, "qkv", None), nn.Linear):
+    plain = hasattr(attention, "q_norm") or hasattr(attention, "q_bias")  # timm's others mix heads or attend otherwise
+    if not plain or not isinstance(getattr(attention, "qkv", None), nn.Linear):
         raise ValueError("NextAttention reads blocks with one linear projection `attn.qkv`; this one has none.")
-    if not isinstance(attention.q_norm, nn.Identity):
+    if not isinstance(getattr(attention, "q_norm", nn.Identity()), nn.Identity):
         raise ValueError("NextAttention sums over heads, but this block normalises its queries head by head.")
     width = attention.qkv.out_features // 3
     weight = attention.qkv.weight[: 2 * width].float()
     offset = weight.new_zeros(2 * width)
     if attention.qkv.bias is not None:
         offset = attention.qkv.bias[: 2 * width].float()
+    elif getattr(attention, "q_bias", None) is not None:  # BEiT and EVA: none for keys
+        offset[:width] = attention.q_bias.float()
     if norm:  # W (g * x + o) + c = (W diag(g)) x + (W o + c)
         layer_norm: Any = block.norm1
         if not isinstance(layer_norm, nn.LayerNorm):

@@ -60,7 +60,7 @@ class FrozenViT(nn.Module):
     @property
     def prefix_tokens(self) -> int:
         """How many tokens stand before those of the patches (CLS, registers)."""
-        return int(getattr(self.vit, "num_prefix_tokens", 0))
+        return int(self.vit.num_prefix_tokens)
 
     def block_number(self, layer: int) -> int:
         """The block counted from the first, for a layer that may be counted from the last (-1).
@@ -79,8 +79,11 @@ class FrozenViT(nn.Module):
         images (B 3 H W) float in [0, 1]. Patch tokens in raster order, without prefix tokens and final norm.
 
         Raises:
+            TypeError: images that are not floating; bytes would be read as 255 times too bright.
             ValueError: images of another size.
         """
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floating in [0, 1], got {images.dtype}; ocl.shapes.images_as_float helps.")
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.image_size):
             raise ValueError(
                 f"images must be (B, 3, {self.image_size[0]}, {self.image_size[1]}), got {tuple(images.shape)}."

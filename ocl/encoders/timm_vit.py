@@ -47,11 +47,12 @@ def build_vit(
             f"weights, or take random ones with pretrained=False."
         ) from error
     except Exception as error:
-        if isinstance(error, TypeError) and "img_size" in str(error):  # other architectures take no size
+        if isinstance(error, TypeError) and "'img_size'" in str(error):  # other architectures take no size
             raise ValueError(_not_a_vit(name)) from error
         source = f" from {weights}" if weights else ""
         raise ValueError(f"timm cannot build {name}{source}: {_first(error)}.") from error
-    if not all(hasattr(vit, part) for part in ("forward_intermediates", "patch_embed", "blocks", "embed_dim")):
+    parts = ("forward_intermediates", "patch_embed", "blocks", "embed_dim", "num_prefix_tokens")
+    if not all(hasattr(vit, part) for part in parts) or not _has_one_grid(vit.patch_embed):
         raise ValueError(_not_a_vit(name))
     patch = tuple(vit.patch_embed.patch_size)
     if any(side < 1 or side % cell for side, cell in zip(image_size, patch, strict=True)):
@@ -74,6 +75,11 @@ def _create(
         img_size=image_size,
         **arguments,
     )
+
+
+def _has_one_grid(embed: Any) -> bool:
+    """Patches of one size, whose tokens are a sequence in raster order."""
+    return all(isinstance(getattr(embed, size, None), tuple) for size in ("patch_size", "grid_size"))
 
 
 def _not_a_vit(name: str) -> str:

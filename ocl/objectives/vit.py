@@ -25,7 +25,7 @@ class TrainableViT(nn.Module):
         learn_positions: let positions be trained too.
 
     Raises:
-        ValueError: not a timm ViT, one without absolute positions, or a width that is not a multiple of 4.
+        ValueError: not a timm ViT, one without absolute positions or with rotary ones too, or a width that is not a multiple of 4.
     """
 
     mean: Tensor
@@ -41,8 +41,8 @@ class TrainableViT(nn.Module):
         super().__init__()
         size = (image_size[0], image_size[1])
         vit = build_vit(name, size, False, None, {**(arguments or {}), "dynamic_img_size": True})
-        if getattr(vit, "pos_embed", None) is None:
-            raise ValueError(f"{name} has no absolute position embedding; choose another timm ViT.")
+        if getattr(vit, "pos_embed", None) is None or getattr(vit, "rope", None) is not None:
+            raise ValueError(f"{name} has no absolute position embedding, or not that alone; choose another timm ViT.")
         self.vit = vit
         self.name, self.image_size, self.arguments = name, size, dict(arguments or {})
         self.grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)

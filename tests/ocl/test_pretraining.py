@@ -166,5 +166,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         module.training_step(collate(TwinScenes(2).__getitems__(range(2))), 0)
     with pytest.raises(ValueError, match="no absolute position"):
         TrainableViT("vit_small_patch16_rope_224.naver_in1k", (32, 32))
+    with pytest.raises(ValueError, match="no absolute position embedding, or not that alone"):
+        TrainableViT("eva02_tiny_patch14_224", (28, 28))
     with pytest.raises(ValueError, match=r"the loss is (nan|inf)"):
         fit(tmp_path / "run", "mae", learning_rate=1e30)

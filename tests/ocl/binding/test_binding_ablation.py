@@ -171,6 +171,23 @@ def test_the_hook_is_gone_whatever_happens() -> None:
         pass
     with pytest.raises(ValueError, match="Linear is not a timm ViT"), ablated(nn.Linear(1, 1), 0, broken):
         pass
+    cait = timm.create_model("cait_xxs24_224", img_size=32, num_classes=0)
+    with pytest.raises(ValueError, match="Cait is not a timm ViT"), ablated(cait, 0, broken):
+        pass
+
+
+@torch.no_grad()
+def test_compiled_models_read_the_change_too() -> None:
+    vit: Any = small_vit()
+    compiled: Any = torch.compile(vit, backend="eager")
+    images = torch.rand(2, 3, 32, 48)
+    before = compiled(images)
+    change = Inject(random_subspace(192, 16), torch.zeros(2, 6, dtype=torch.int64), 0.0)
+    for model in (vit, compiled):
+        with ablated(model, 0, change):
+            torch.testing.assert_close(compiled(images), vit(images))
+            assert (compiled(images) - before).abs().max() > 0.01
+    assert torch.equal(compiled(images), before)
 
 
 def test_what_is_no_projection_is_refused() -> None:

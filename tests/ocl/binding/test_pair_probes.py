@@ -264,9 +264,21 @@ def test_next_attention_is_what_the_next_block_attends_with() -> None:
         probe.standardise(tokens)
 
 
+@torch.no_grad()
+def test_next_attention_takes_biases_that_lie_beside_the_projection() -> None:
+    block: Any = timm.create_model("beit_base_patch16_224", img_size=32, num_classes=0).blocks[1]
+    block.attn.q_bias.normal_()
+    tokens = torch.randn(1, B, 4, 768)
+    query, key, _ = block.attn.qkv(block.norm1(tokens[0])).chunk(3, dim=-1)
+    own = (query + block.attn.q_bias) @ key.mT / math.sqrt(768)
+    torch.testing.assert_close(NextAttention([block])(tokens)[0], (own + own.mT) / 2, rtol=1e-4, atol=1e-4)
+
+
 def test_next_attention_refuses_what_it_cannot_read() -> None:
-    with pytest.raises(ValueError, match="one linear projection"):
-        NextAttention([nn.Identity()])
+    talking = timm.create_model("cait_xxs24_224", img_size=32, num_classes=0).blocks[0]
+    for block in (nn.Identity(), talking):
+        with pytest.raises(ValueError, match="one linear projection"):
+            NextAttention([block])
     normed = timm.create_model("vit_tiny_patch16_224", depth=1, qk_norm=True, num_classes=0)
     with pytest.raises(ValueError, match="head by head"):
         NextAttention(list(normed.blocks))

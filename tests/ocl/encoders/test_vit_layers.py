@@ -235,7 +235,8 @@ def test_absent_weights_are_one_sentence_without_network(tmp_path: Path) -> None
 
 
 def test_other_models_and_sizes_are_refused() -> None:
-    for name in ("resnet18", "convnext_atto", "mixer_s16_224", "swin_tiny_patch4_window7_224"):
+    others = ("samvit_base_patch16_224", "xcit_nano_12_p16_224", "crossvit_tiny_240")
+    for name in ("resnet18", "convnext_atto", "mixer_s16_224", "swin_tiny_patch4_window7_224", *others):
         with pytest.raises(ValueError, match=f"{name} is not a vision transformer with patch tokens"):
             ViTLayers(name, (64, 64), pretrained=False)
     with pytest.raises(ValueError, match="timm cannot build vit_of_nobody: Unknown model"):
@@ -247,6 +248,8 @@ def test_other_models_and_sizes_are_refused() -> None:
             ViTLayers(TINY, size, pretrained=False)
     with pytest.raises(ValueError, match=r"images must be \(B, 3, 48, 64\), got \(2, 3, 48, 48\)"):
         small(TINY)(torch.zeros(2, 3, 48, 48))
+    with pytest.raises(TypeError, match=r"images must be floating in \[0, 1\], got torch.uint8"):
+        small(TINY)(torch.zeros(2, 3, 48, 64, dtype=torch.uint8))
 
 
 def test_bad_places_are_refused() -> None:
