@@ -37,7 +37,8 @@ class Attention(nn.Module):
 
     def split(self, projected: Tensor) -> Tensor:
         """(B L D) -> (B h L d)."""
-        return projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        heads: Tensor = projected.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return heads
 
     def join(self, attended: Tensor) -> Tensor:
         """(B h L d) -> (B L D), through the last projection."""
