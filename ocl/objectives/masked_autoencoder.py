@@ -38,7 +38,7 @@ class MaskedAutoencoder(Objective):
     ) -> None:
         super().__init__()
         count = vit.grid[0] * vit.grid[1]
-        self.kept = int(count * (1 - mask_ratio))
+        self.kept = int(count * (1 - mask_ratio) + 1e-6)  # rounded down, but 10 * (1 - 0.9) is 1
         if not 0 < self.kept < count:
             raise ValueError(
                 f"mask_ratio {mask_ratio} keeps {self.kept} of {count} patches; keep at least one, hide one."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -33,17 +34,19 @@ class ProjectionHead(nn.Module):
         self.prototypes = nn.Parameter(torch.randn(prototypes, bottleneck))  # only their directions count
 
     def forward(self, pooled: Tensor) -> Tensor:
-        directions = F.normalize(self.layers(pooled).float(), dim=-1)
-        return directions @ F.normalize(self.prototypes.float(), dim=-1).mT
+        hidden = self.layers(pooled).float()
+        with torch.autocast(hidden.device.type, enabled=False):  # bfloat16 would round cosines / 0.04 by 0.1
+            return F.normalize(hidden, dim=-1) @ F.normalize(self.prototypes.float(), dim=-1).mT
 
 
 class SelfDistillation(Objective, AfterStep):
     """DINO (Caron et al. 2021, arXiv 2104.14294).
 
     Loss: cross-entropy from the teacher's distribution over prototypes on one large view to the student's on every
-    other view, averaged over pairs. The teacher sees large views only; its logits are centred by a moving mean and
-    sharpened by a low temperature. Teacher weights follow the student's: t <- m t + (1 - m) s after every step, with m
-    rising from `teacher_momentum` to 1 by half a cosine. The teacher's ViT is the one that is kept.
+    other view, averaged over pairs. The teacher sees large views only, without the student's dropout or stochastic
+    depth; its logits are centred by a moving mean and sharpened by a low temperature. Teacher weights follow the
+    student's: t <- m t + (1 - m) s after every step, with m rising from `teacher_momentum` to 1 by half a cosine. The
+    teacher's ViT is the one that is kept.
 
     Left out of the published recipe: the frozen last layer of the first epoch, the schedule of the weight decay, and
     the views' changes named in `MultiCrop`. The learning rate is ours.
@@ -58,7 +61,8 @@ class SelfDistillation(Objective, AfterStep):
         centre_momentum: of the moving mean. Published: 0.9.
 
     Raises:
-        ValueError: a temperature, momentum or number of steps out of range.
+        ValueError: a temperature, momentum or number of steps out of range, or views that the ViT's patches do not
+            divide.
     """
 
     centre: Tensor
@@ -85,6 +89,9 @@ class SelfDistillation(Objective, AfterStep):
             )
         if not (0 <= teacher_momentum <= 1 and 0 <= centre_momentum <= 1):
             raise ValueError(f"momenta must be in [0, 1], got {teacher_momentum} and {centre_momentum}.")
+        sides = [views.large, *([views.small] if views.count else [])]
+        if any(side % cell for side in sides for cell in vit.patch):
+            raise ValueError(f"views must be multiples of the patch size {vit.patch}, got {sides} pixels.")
         self.student = vit
         self.student_head = ProjectionHead(vit.vit.num_features, hidden_dim, bottleneck, prototypes)
         self.vit = copy.deepcopy(vit).requires_grad_(False)
@@ -94,6 +101,12 @@ class SelfDistillation(Objective, AfterStep):
         self.teacher_momentum, self.centre_momentum = teacher_momentum, centre_momentum
         self.register_buffer("centre", torch.zeros(prototypes))
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        self.vit.train(False)
+        self.head.train(False)
+        return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         large, small = self.views(batch.images)
@@ -137,5 +150,6 @@ class SelfDistillation(Objective, AfterStep):
 def cross_view_entropy(targets: Tensor, guesses: Tensor) -> Tensor:
     """Distributions (2 B C) and log-distributions (V B C), the first two of the same views -> their mean cross-entropy
     over images and over the 2 (V - 1) pairs of different views."""
-    pairs = -torch.einsum("tbc,vbc->tv", targets, guesses) / targets.shape[1]
+    with torch.autocast(targets.device.type, enabled=False):  # which takes einsum for a product of matrices
+        pairs = -torch.einsum("tbc,vbc->tv", targets, guesses) / targets.shape[1]
     return (pairs.sum() - pairs.diagonal().sum()) / (pairs.numel() - len(pairs))

@@ -25,7 +25,8 @@ class TrainableViT(nn.Module):
         learn_positions: let positions be trained too.
 
     Raises:
-        ValueError: not a timm ViT, one without absolute positions or with rotary ones too, or a width that is not a multiple of 4.
+        ValueError: not a timm ViT, one without absolute positions or with rotary ones too, or a width that is not a
+            multiple of 4.
     """
 
     mean: Tensor

@@ -76,6 +76,13 @@ def test_a_quarter_is_kept_and_every_patch_equally_often() -> None:
     assert torch.equal(take(listed, rank), tokens), "ranks bring every patch back to its place"
 
 
+@pytest.mark.parametrize(("ratio", "kept"), [(0.75, 16), (0.9, 6), (1 - 1 / 64, 1), (0.95, 3), (0.3, 44), (0.625, 24)])
+def test_as_many_are_kept_as_the_ratio_says(ratio: float, kept: int) -> None:
+    assert built(mask_ratio=ratio).kept == kept
+    vit = TrainableViT(image_size=(16, 40), arguments=SMALL)
+    assert MaskedAutoencoder(vit, 0.9, decoder_dim=24, decoder_heads=3).kept == 1
+
+
 def test_hidden_patches_do_not_reach_the_encoder() -> None:
     model, pixels = built(), images(4)
     torch.manual_seed(1)

@@ -79,6 +79,36 @@ def test_the_teacher_follows_with_the_momentum_of_the_step() -> None:
     assert int(model.steps) == 6
 
 
+def test_the_teacher_has_no_randomness_of_its_own() -> None:
+    vit = TrainableViT(arguments={**SMALL, "drop_path_rate": 0.5})
+    model = SelfDistillation(vit, MultiCrop(count=1), 10, prototypes=32).train()
+    pixels = images()
+    with torch.no_grad():
+        assert torch.equal(model.vit.pooled(pixels), model.vit.pooled(pixels))
+        assert not torch.equal(model.student.pooled(pixels), model.student.pooled(pixels))
+    assert model.student_head.training
+    assert not model.eval().student.training
+
+
+def test_logits_and_loss_stay_in_float32_where_the_network_is_in_bfloat16() -> None:
+    """The cosines are divided by 0.04: rounded to bfloat16 they would be off by up to 0.1."""
+    model = built()
+    assert isinstance(model.head, torch.nn.Module)
+    pixels, hidden = images(), torch.randn(5, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = model(Batch(pixels))
+        cosines = model.head(hidden)
+        directions = model.head.layers(hidden).float()
+        entropy = cross_view_entropy(torch.ones(2, 3, 7) / 7, torch.full((2, 3, 7), -1.2345678))
+    assert cosines.dtype == found["loss"].dtype == torch.float32
+    torch.testing.assert_close(
+        cosines, torch.cosine_similarity(directions[:, None], model.head.prototypes, dim=-1), atol=1e-6, rtol=0
+    )
+    assert entropy.item() == pytest.approx(1.2345678, rel=1e-6)
+    assert model.centre.dtype == torch.float32
+    assert model.centre.any()
+
+
 def test_gradients_reach_the_student_and_nothing_else() -> None:
     model = built()
     model(Batch(images()))["loss"].backward()
@@ -138,6 +168,13 @@ def test_views_come_view_by_view_and_in_range() -> None:
 def test_bad_arguments_are_refused(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         built(**arguments)
+
+
+def test_views_that_patches_do_not_divide_are_refused() -> None:
+    vit = TrainableViT(arguments=SMALL)
+    with pytest.raises(ValueError, match=r"views must be multiples of the patch size \(8, 8\), got \[64, 30\] pixels"):
+        SelfDistillation(vit, MultiCrop(64, 30, 2), 10)
+    assert SelfDistillation(vit, MultiCrop(64, 30, 0), 10).views.count == 0
 
 
 def test_bad_views_are_refused() -> None:
