@@ -140,4 +140,4 @@ class Cell:
 
 def _short(value: Any) -> str:
     text = str(value)
-    return text if len(text) <= 12 else f"{text[:12]}..."
+    return text if len(text) <= 12 else f"{text[:12]}…"
