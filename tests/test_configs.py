@@ -127,6 +127,17 @@ def shorten_ppo(content: dict[str, Any]) -> list[str]:
     return ["--world.init_args.num_envs=8", "--ppo.n_steps=16", "--ppo.batch_size=64", "--total_steps=256"]
 
 
+def shorten_evaluate(content: dict[str, Any]) -> list[str]:
+    for run in content["runs"]:  # there have to be agents
+        (path,) = (path for path in CONFIGS if read(path).get("folder") == run)
+        PROGRAMS["rl-probes"](["ppo", "--config", str(path), *shorten_ppo(read(path))])
+    return ["--episodes=4"]
+
+
+def shorten_grid(content: dict[str, Any]) -> list[str]:
+    return ["--ppo.n_steps=8", "--ppo.batch_size=64", "--total_steps=256", "--seeds=[0]", "--episodes=8"]
+
+
 def shorten_collect(content: dict[str, Any]) -> list[str]:
     return ["--world.init_args.num_envs=8", "--length=10", f"--frames={SCENES}"]
 
@@ -228,6 +239,29 @@ def check_ppo(content: dict[str, Any]) -> None:
     assert (folder / "agent.safetensors").is_file()
 
 
+def check_evaluate(content: dict[str, Any]) -> None:
+    name = "evaluation_" + content["split"].replace(" ", "_")
+    for run in content["runs"]:
+        saved = read_json(Path(run) / f"{name}.json")
+        assert len(saved["returns"]) == 4
+        trained = read_json(Path(run) / "manifest.json")["config"]["world"]
+        assert saved["world"] != trained, "in another world than in training"
+
+
+def check_grid(content: dict[str, Any]) -> None:
+    folder = Path(content["folder"])
+    with (folder / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for task in content["tasks"]:
+        for split in ("held-out seeds", *task["held_out"]):
+            found = {row["representation"]: row for row in rows if (row["task"], row["split"]) == (task["name"], split)}
+            assert list(found) == ["random policy", *(one["name"] for one in content["representations"])]
+            for one in content["representations"]:
+                assert found[one["name"]]["encoder_seeds"] == str(len(one["encoders"]))
+                assert 0 <= float(found[one["name"]]["iqm"]) <= 1 or task["by_return"]
+    assert (folder / "report.html").is_file()
+
+
 def check_collect(content: dict[str, Any]) -> None:
     recording = Recording.load(content["folder"])
     assert len(recording.vectors) == 80  # whole shards of 8 streams of 10 frames
@@ -247,6 +281,8 @@ COMMANDS = {
     ("ocl", "occam"): (shorten_occam, check_occam),
     ("ocl", "binding"): (shorten_binding, check_binding),
     ("rl-probes", "ppo"): (shorten_ppo, check_ppo),
+    ("rl-probes", "evaluate"): (shorten_evaluate, check_evaluate),
+    ("rl-probes", "benchmark"): (shorten_grid, check_grid),
     ("rl-probes", "collect"): (shorten_collect, check_collect),
 }
 
@@ -369,11 +405,13 @@ def test_what_a_config_reads_another_one_makes() -> None:
     for path, content in contents.items():
         missing = {*checkpoints_read(content), *images_read(content)} - made
         missing |= {run for run in runs_read(content) if run / "model" not in made}
+        missing |= set(map(Path, content.get("runs", []))) - made
         assert not missing, f"{path} reads {missing}, which no config here makes"
 
 
 def test_no_two_configs_share_a_folder() -> None:
     contents = [read(path) for path in CONFIGS if "parts" not in path.parts]
+    contents = [content for content in contents if "runs" not in content]  # these write into those of others
     folders = [content.get("folder") or content["trainer"]["default_root_dir"] for content in contents]
     assert len(set(folders)) == len(folders)
 

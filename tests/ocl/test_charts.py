@@ -68,3 +68,19 @@ def test_ticks_enclose_and_are_round(low, width):
 
 def test_a_constant_has_room_around_it():
     assert ticks(3.0, 3.0)[0] < 3 < ticks(3.0, 3.0)[-1]
+
+
+def test_a_band_encloses_its_line():
+    x, y, low, high = [0.0, 10.0, 50.0], [0.2, 0.5, 0.6], [0.1, 0.5, 0.4], [0.4, 0.8, 1.0]
+    chart = line_chart([Line("a", x, y, low=low, high=high)], "x", "y")
+    (path,) = [path.get("d") for path in ElementTree.fromstring(chart).iter("path") if "fill" in path.get("style", "")]
+    corners = np.array([point.split() for point in path[1:].rstrip("z").split("L")], float)
+    (line,) = curves(chart)
+    assert ticks(0.1, 1.0)[0] <= 0.1, "the axis holds the band"
+    np.testing.assert_allclose(corners[:, 0], [*line[:, 0], *line[::-1, 0]])
+    up = ((HEIGHT - BOTTOM) - corners[:, 1]) / (HEIGHT - TOP - BOTTOM)
+    span = ticks(0.1, 1.0)[-1] - ticks(0.1, 1.0)[0]
+    np.testing.assert_allclose(up * span + ticks(0.1, 1.0)[0], [*low, *high[::-1]], atol=1e-3)
+    assert "fill-opacity" not in line_chart([Line("a", x, y)], "x", "y")
+    with pytest.raises(ValueError, match="as many low and high"):
+        line_chart([Line("a", x, y, low=low, high=high[:2])], "x", "y")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 from ocl.report import Report, Table, as_gif, as_png, figure, picture
 
@@ -85,3 +86,12 @@ def test_an_animation_keeps_its_frames_and_times():
     assert times == [80] * 6 + [800]
     assert found.info["loop"] == 0
     assert as_gif(frames) == as_gif(frames)
+
+
+def test_a_table_is_the_same_in_the_terminal():
+    shown = Table("Numbers", ["name", "value"], [["first", "1"], ["second", ("2", "1..3")]], "All of them.").rich()
+    console = Console(width=60, file=io.StringIO())
+    console.print(shown)
+    words = console.file.getvalue().split()
+    expected = ["Numbers", "name", "value", "first", "1", "second", "2", "1..3", "All", "of", "them."]
+    assert [word for word in words if not set(word) <= {"─"}] == expected
