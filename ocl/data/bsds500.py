@@ -14,7 +14,7 @@ from scipy.io.matlab import MatReadError
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ocl.data.images import ImageFolder, Masks, center_image, center_labels, read_image
+from ocl.data.images import ImageFolder, Segmentations, center_image, center_labels, read_image
 from ocl.data.scenes import Item
 
 SPLITS = ("train", "val", "test")
@@ -22,7 +22,7 @@ DAMAGE = (OSError, ValueError, TypeError, KeyError, IndexError, NotImplementedEr
 """What scipy raises on files that are cut off or altered."""
 
 
-class HumanSegmentations(Masks):
+class HumanSegmentations(Segmentations):
     """From a folder of BSDS500's MATLAB files: the map of one person for every image."""
 
     def __init__(self, folder: str | Path, annotator: int = 0) -> None:

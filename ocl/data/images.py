@@ -15,11 +15,13 @@ from torch.utils.data import Dataset
 
 from ocl.data.scenes import Item
 from ocl.describe import class_path, plain_attributes
+from ocl.masks.files import DEEP
+from ocl.masks.label_maps import LARGEST
 
 EXTENSIONS = (".jpg", ".jpeg", ".png")
 
 
-class Masks(ABC):
+class Segmentations(ABC):
     """Where segmentations come from."""
 
     @abstractmethod
@@ -43,13 +45,14 @@ class ImageFolder(Dataset[Item]):
         ValueError: a size below 1; on reading, a damaged file or a label map of another size than its image.
     """
 
-    def __init__(self, folder: str | Path, size: int = 224, masks: Masks | None = None) -> None:
+    def __init__(self, folder: str | Path, size: int = 224, masks: Segmentations | None = None) -> None:
         if size < 1:
             raise ValueError(f"ImageFolder: size must be at least 1 pixel, got {size}.")
         folder = Path(folder)
         if not folder.is_dir():
             raise FileNotFoundError(f"{folder} is not a folder; give one that holds images.")
-        self._paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+        paths = (path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+        self._paths = sorted(path for path in paths if path.is_file())
         if not self._paths:
             raise FileNotFoundError(f"{folder} holds no image ({', '.join(EXTENSIONS)}), nor do its subfolders.")
         self._masks = masks
@@ -76,15 +79,25 @@ class ImageFolder(Dataset[Item]):
 
 
 def read_image(path: Path) -> Image.Image:
-    """The image in RGB, upright as its EXIF data say.
+    """The image in RGB, upright as its EXIF data say; 16 bits to 8 by range, transparency on white, grey as colour.
 
     Raises:
-        ValueError: not a readable image.
+        ValueError: not a readable image, or pixels that are floating or of 32 bits, whose range nobody knows.
     """
     try:
-        with Image.open(path) as image:
-            return ImageOps.exif_transpose(image).convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        with Image.open(path) as file:
+            image: Image.Image = ImageOps.exif_transpose(file)
+            if image.mode in DEEP:
+                values = np.asarray(image).astype(np.int64)
+                if values.min() < 0 or values.max() > LARGEST:
+                    raise ValueError("its pixels have 32 bits and no known range")
+                image = Image.fromarray((values / 257).round().astype(np.uint8))
+            elif image.mode == "F":
+                raise ValueError("its pixels are floating and have no known range")
+            elif image.has_transparency_data:
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
+            return image.convert("RGB")
+    except Exception as error:  # decoders of damaged bytes raise what they like, such as struct.error
         raise ValueError(f"{path} is not a readable image ({error}); replace or delete it.") from error
 
 

@@ -25,11 +25,13 @@ def record(name: str, masks: Masks) -> Record:
     """The valid masks of one image (1 K H W), bool, as COCO's annotations, each with its "score".
 
     Raises:
-        ValueError: more than one image, or soft masks.
+        ValueError: more than one image, soft masks, or scores that are not finite.
     """
     if len(masks) != 1 or masks.masks.dtype != torch.bool:
         found = f"{tuple(masks.masks.shape)} {masks.masks.dtype}"
         raise ValueError(f"A record holds the masks (1, K, H, W) bool of one image, got {found}.")
+    if not masks.scores[masks.valid].isfinite().all():
+        raise ValueError(f"The masks of {name} have scores that are NaN or infinite, which JSON cannot hold.")
     codes = rle.encode(masks.masks[0][masks.valid[0]])
     numbers = zip(rle.areas(codes).tolist(), rle.boxes(codes).tolist(), masks.scores[masks.valid].tolist(), strict=True)
     annotations = [
@@ -59,7 +61,7 @@ class CocoFile:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not JSON, or not COCO's instances.
+        ValueError: not JSON, not COCO's instances, or two images of one name or id.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -72,6 +74,8 @@ class CocoFile:
                 self._annotations[annotation["image_id"]].append(annotation)
         except (KeyError, TypeError) as error:
             raise ValueError(f"{path} holds no instances in COCO's format ({error!r}); restore it.") from error
+        if not len(self._images) == len(self._annotations) == len(content["images"]):
+            raise ValueError(f"{path} lists two images with one file_name or id; give every image its own.")
 
     @property
     def names(self) -> list[str]:
@@ -88,14 +92,14 @@ class CocoFile:
         if name not in self._images:
             raise ValueError(f"{self.path} knows no image {name}; it has {', '.join(self.names[:3]) or 'none'}, ...")
         image = self._images[name]
-        size = (int(image["height"]), int(image["width"]))
         chosen = [entry for entry in self._annotations[image["id"]] if bool(entry.get("iscrowd", 0)) == crowds]
         try:
+            size = (int(image["height"]), int(image["width"]))
+            scores = torch.tensor([float(entry.get("score", 1.0)) for entry in chosen])
             codes = [_code(entry["segmentation"], size) for entry in chosen]
             stack = rle.decode(codes) if codes else torch.zeros(0, *size, dtype=torch.bool)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{self.path} holds a damaged segmentation of {name}: {error}") from error
-        scores = torch.tensor([float(entry.get("score", 1.0)) for entry in chosen])
         return Masks.of(stack.unsqueeze(0), scores.unsqueeze(0))
 
     def segmentation(self, name: str) -> Tensor:

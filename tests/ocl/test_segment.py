@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
 
 import ocl.cli
 from ocl.data.images import ImageFolder
 from ocl.data.mask_files import CocoSegmentations, LabelMapFolder
 from ocl.data.sprite_scenes import SpriteScenes
+from ocl.describe import describe_dataset
 from ocl.files import read_json
 from ocl.masks.base import Masks
 from ocl.masks.coco import CocoFile
@@ -180,3 +184,92 @@ def test_packaged_slots_on_the_command_line(tmp_path: Path, capsys: pytest.Captu
         segment_ = labels[truth == label].mode().values
         overlap = ((labels == segment_) & (truth == label)).sum() / ((labels == segment_) | (truth == label)).sum()
         assert overlap > 0.4, "slots are not at the objects"
+
+
+def test_another_image_of_the_same_name_is_segmented_anew(folder: Path, tmp_path: Path) -> None:
+    source, results = Overlapping(), tmp_path / "results"
+    segment(source, folder, results, progress=False)
+    grey = folder / "grey.png"
+    before = grey.read_bytes()
+    Image.fromarray(255 - np.asarray(Image.open(grey))).save(grey)
+    (results / "overlays" / "sixteen.png.png").unlink()
+    again = {row["file"] for row in segment(source, folder, results, progress=False) if not row["resumed"]}
+    assert again == {"grey.png", "sixteen.png", "cut.jpg", "empty.png"}
+    overlay = read_pixels(results / "overlays" / "grey.png.png")
+    nothing = ~source(Batch(torch.zeros(1, 3, 40, 50))).masks[0].any(0)
+    assert torch.equal(overlay[:, nothing], read_pixels(grey)[:, nothing])
+    grey.write_bytes(before)
+    again = {row["file"] for row in segment(source, folder, results, progress=False) if not row["resumed"]}
+    assert again == {"grey.png", "cut.jpg", "empty.png"}
+
+
+def test_another_data_set_is_not_taken_for_the_first(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        rows = segment(TrueMasks(), SpriteScenes(2, seed=seed), tmp_path, progress=False)
+        assert not any(row["resumed"] for row in rows)
+        labels = read_label_map(tmp_path / "labels" / "000001.png")
+        assert torch.equal(labels > 0, SpriteScenes(2, seed=seed)[1]["segmentation"] > 0)
+    assert all(row["resumed"] for row in segment(TrueMasks(), SpriteScenes(2, seed=2), tmp_path, progress=False))
+
+
+def test_a_source_that_refuses_every_image_is_an_error_and_can_be_corrected(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"Grid refused every image .* deep/colour\.jpg: .*needs as many pixels"):
+        segment(Grid(41, 2), folder, tmp_path, progress=False)
+    with pytest.raises(ValueError, match=r"TrueMasks refused .*gives none"):
+        segment(TrueMasks(), folder, tmp_path, progress=False)
+    assert sum(row["error"] is None for row in segment(Grid(2, 2), folder, tmp_path, progress=False)) == 5
+
+
+def test_masks_of_another_size_and_scores_that_are_nan_are_refused(folder: Path, tmp_path: Path) -> None:
+    def small(batch: Batch) -> Masks:
+        return Masks.of(torch.ones(len(batch), 2, 4, 5, dtype=torch.bool))
+
+    def unsure(batch: Batch) -> Masks:
+        whole = torch.ones(len(batch), 1, *batch.images.shape[-2:], dtype=torch.bool)
+        return Masks.of(whole, torch.full((len(batch), 1), torch.nan))
+
+    with pytest.raises(ValueError, match=r"must give masks \(1, K, 40, 50\)"):
+        segment(small, folder / "grey.png", tmp_path / "small", progress=False)
+    with pytest.raises(ValueError, match="scores that are NaN"):
+        segment(unsure, folder / "grey.png", tmp_path / "unsure", progress=False)
+
+
+class Floats(Dataset[dict[str, Tensor]]):
+    """One white image and one that is not finite, in [0, 1]."""
+
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        return {"images": torch.full((3, 8, 9), [1.0, torch.nan][index])}
+
+
+def test_floating_images_keep_their_brightness_and_nan_is_reported(tmp_path: Path) -> None:
+    def corner(batch: Batch) -> Masks:
+        return Masks.of((torch.arange(72) == 0).view(1, 1, 8, 9))
+
+    first, second = segment(corner, Floats(), tmp_path, progress=False)
+    assert first["error"] is None
+    assert (read_pixels(tmp_path / "overlays" / "000000.png")[:, 1:] == 255).all()
+    assert "000001 holds NaN" in second["error"]
+
+
+def test_results_may_lie_among_the_images(folder: Path) -> None:
+    (folder / "folder.png").mkdir()
+    first = segment(Grid(2, 2), folder, folder, progress=False)
+    assert len(first) == 7
+    again = segment(Grid(2, 2), folder, folder, progress=False)
+    assert [row["file"] for row in again] == [row["file"] for row in first]
+    assert all(row["resumed"] for row in again if row["error"] is None)
+
+
+def test_label_maps_and_coco_files_can_be_told_apart(folder: Path, tmp_path: Path) -> None:
+    for name in ("cut.jpg", "empty.png"):
+        (folder / name).unlink()
+    described = []
+    for columns in (2, 5):
+        out = tmp_path / str(columns)
+        segment(Grid(2, columns), folder, out, progress=False)
+        maps = LabelMapFolder(out / "labels", folder), CocoSegmentations(out / "coco.json", folder)
+        described += [describe_dataset(ImageFolder(folder, 40, part)) for part in maps]
+    assert all(a != b for a, b in itertools.combinations(described, 2))

@@ -9,7 +9,8 @@ from PIL import Image
 
 from ocl.data.bsds500 import BSDS500, HumanSegmentations, read_segmentations
 from ocl.data.collate import collate
-from ocl.data.images import ImageFolder, Masks, center_labels
+from ocl.data.images import ImageFolder, Segmentations, center_labels, read_image
+from ocl.segment import read_pixels
 
 DATA = Path(os.environ.get("OCL_TEST_DATA", Path(__file__).resolve().parents[4] / "shared" / "data")) / "BSDS500"
 needs_bsds = pytest.mark.skipif(
@@ -17,7 +18,7 @@ needs_bsds = pytest.mark.skipif(
 )
 
 
-class Stored(Masks):
+class Stored(Segmentations):
     """Label maps beside the images, as arrays."""
 
     def segmentation(self, image):
@@ -171,3 +172,50 @@ def test_bsds500_refuses_what_is_damaged_or_unknown(tmp_path):
         damaged.write_bytes(whole[:length])
         with pytest.raises(ValueError, match=r"1\.mat (is not a segmentation file|holds no label maps) of BSDS500"):
             read_segmentations(damaged)
+
+
+def test_pixels_of_odd_files_are_those_of_ocl_masks(tmp_path):
+    """16 bits keep their range instead of being cut at 255, and what is transparent shows white paper."""
+    rng = np.random.default_rng(0)
+    deep = rng.integers(0, 65536, size=(16, 16)).astype(np.uint16)
+    for name in ("deep.png", "deep.tif"):
+        Image.fromarray(deep).save(tmp_path / name)
+        grey = np.asarray(read_image(tmp_path / name))
+        assert np.array_equal(grey, np.rint(deep / 257).astype(np.uint8)[..., None].repeat(3, axis=2))
+    colours = rng.integers(0, 256, size=(16, 16, 4)).astype(np.uint8)
+    Image.fromarray(colours).save(tmp_path / "alpha.png")
+    alpha = colours[..., 3:] / 255
+    expected = colours[..., :3] * alpha + 255 * (1 - alpha)
+    assert np.abs(np.asarray(read_image(tmp_path / "alpha.png")) - expected).max() <= 1
+    palette = Image.fromarray(colours[..., 0] % 4)
+    palette.putpalette([0, 0, 0, 255, 0, 0, 0, 255, 0, 0, 0, 255])
+    palette.save(tmp_path / "palette.png", transparency=0)
+    assert (np.asarray(read_image(tmp_path / "palette.png"))[colours[..., 0] % 4 == 0] == 255).all()
+    for name in ("deep.png", "alpha.png", "palette.png"):
+        whole = np.asarray(read_image(tmp_path / name)).transpose(2, 0, 1)
+        assert torch.equal(read_pixels(tmp_path / name), torch.from_numpy(whole))
+    (tmp_path / "deep.tif").unlink()
+    (tmp_path / "folder.png").mkdir()
+    assert len(ImageFolder(tmp_path, 16)) == 3
+
+
+def test_pixels_without_a_known_range_are_refused(tmp_path):
+    for name, pixels in (("floating", np.zeros((4, 4), np.float32)), ("32 bits", np.full((4, 4), 70000, np.int32))):
+        Image.fromarray(pixels).save(tmp_path / f"{name}.tif")
+        with pytest.raises(ValueError, match=f"readable image .*{name}"):
+            read_image(tmp_path / f"{name}.tif")
+
+
+@pytest.mark.parametrize(("place", "value"), [(23, 0), (23, 13), (25, 1), (37, 4)])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_whatever_a_decoder_raises_is_one_sentence(tmp_path, place, value):
+    """Bytes of EXIF data for which Pillow raises struct.error, AttributeError and TypeError."""
+    path = tmp_path / "damaged.webp"
+    exif = Image.Exif()
+    exif[0x0112], exif[0x0128], exif[0x011A] = 6, 2, 72.0
+    Image.new("RGB", (20, 24), "red").save(path, exif=exif)
+    damaged = bytearray(path.read_bytes())
+    damaged[damaged.index(b"EXIF") + 8 + place] = value
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"damaged\.webp is not a readable image"):
+        read_image(path)

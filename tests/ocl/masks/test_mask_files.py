@@ -149,3 +149,24 @@ def test_coco_files_that_are_refused(tmp_path: Path) -> None:
         CocoFile(path).masks("a.jpg")
     with pytest.raises(ValueError, match="bool of one image"):
         record("a.jpg", Masks.of(torch.rand(1, 2, 3, 3)))
+
+
+def test_images_that_are_there_twice_and_entries_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    image = {"id": 1, "file_name": "a", "height": 2, "width": 2}
+    instance = {"image_id": 1, "segmentation": {"size": [2, 2], "counts": [0, 4]}}
+
+    def file(images: list[dict[str, object]], annotation: dict[str, object]) -> CocoFile:
+        path = tmp_path / "coco.json"
+        path.write_text(json.dumps({"images": images, "annotations": [annotation]}))
+        return CocoFile(path)
+
+    for twin in ({**image, "id": 2}, {**image, "file_name": "b"}):
+        with pytest.raises(ValueError, match="two images"):
+            file([image, twin], instance)
+    assert file([image], instance).masks("a").masks.all()
+    for wrong in ({"score": None}, {"score": "high"}, {"segmentation": {"size": [2, 2]}}, {"segmentation": 3}):
+        with pytest.raises(ValueError, match="damaged segmentation of a"):
+            file([image], {**instance, **wrong}).masks("a")
+    for lost in ({"height": None}, {"width": "wide"}):
+        with pytest.raises(ValueError, match="damaged segmentation of a"):
+            file([{**image, **lost}], instance).masks("a")
