@@ -44,11 +44,12 @@ class BindingSlots(ObjectEncoder):
     Args:
         encoder: images (B 3 H W) float -> `Features`, with `image_size`, `grid` and `dim`; is frozen in place.
         probe: tokens (1 B N D) -> logits (1 B N N) that two tokens are of one object: a fitted `PairProbe` of one
-            layer, or `CosineSimilarity`; is frozen in place. None takes the latter.
+            layer (`ocl.binding.saved.SavedProbe` by its file), or `CosineSimilarity`; is frozen in place. None takes
+            the latter.
         groups: how pairs become groups; None makes seven by spectral clustering.
 
     Raises:
-        ValueError: a probe of several layers.
+        ValueError: a probe of several layers, or of tokens of another width.
     """
 
     def __init__(self, encoder: nn.Module, probe: nn.Module | None = None, groups: PatchGroups | None = None) -> None:
@@ -56,6 +57,8 @@ class BindingSlots(ObjectEncoder):
         probe = CosineSimilarity() if probe is None else probe
         if getattr(probe, "layers", 1) != 1:
             raise ValueError(f"BindingSlots needs a probe of one layer, got one of {probe.layers}.")
+        if getattr(probe, "dim", encoder.dim) != encoder.dim:
+            raise ValueError(f"the probe reads tokens of width {probe.dim}, the encoder gives {encoder.dim}.")
         self.encoder, self.probe = frozen(encoder), frozen(probe)
         self.groups: PatchGroups = SpectralGroups(7, fixed=True) if groups is None else groups
         self.image_size: tuple[int, int] = self.encoder.image_size

@@ -144,6 +144,8 @@ def test_a_fitted_probe_takes_the_place_of_the_cosine() -> None:
     assert slots.valid.sum(1).tolist() == [1] * 6, "a probe that cannot tell finds one object"
     with pytest.raises(ValueError, match="one layer"):
         BindingSlots(encoder, Quadratic(16, layers=3))
+    with pytest.raises(ValueError, match="the probe reads tokens of width 8, the encoder gives 16"):
+        BindingSlots(encoder, Quadratic(8))
 
 
 def test_it_is_frozen_fingerprinted_and_stored(tmp_path) -> None:
