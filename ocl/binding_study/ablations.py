@@ -17,6 +17,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from ocl.binding.ablation import Change, Inject, NormMatched, Shuffle, ablated
+from ocl.binding.pairs import sample_patches
 from ocl.binding.patches import Patches
 from ocl.binding.pointwise import Pointwise
 from ocl.binding.probes import FormProbe
@@ -74,10 +75,11 @@ def ablate(
     fitted on intact tokens.
 
     Raises:
-        ValueError: no ViT, a reference without a symmetric form, a last place that is no block, or no such layer.
+        ValueError: no blocks of a ViT, a reference without a symmetric form, or no such layer.
     """
-    if not isinstance(encoder, LayerTokens) or not encoder.places[-1].startswith("block"):
+    if not can_be_ablated(encoder):
         raise ValueError(f"{model} cannot be ablated: only blocks of a ViT can; leave out `ablation`.")
+    assert isinstance(encoder, LayerTokens)
     if not isinstance(reference.probe, FormProbe):
         raise ValueError(f"a {type(reference.probe).__name__} has no form and so no subspace; name another reference.")
     places = list(encoder.places)
@@ -91,15 +93,19 @@ def ablate(
     top = top_subspace(reference.probe.form()[[places.index(place)]], ablation.rank)
     basis = top.basis[0].cpu()
     objects = objects_of(batch, encoder.grid, sampling.purity, sampling.ignore, sampling.leave_out)
-    classes = None if sampling.classes is None else classes_of(batch, objects, sampling.classes)
+    drawn = sample_patches(objects, sampling.patches, range(len(batch)), seed)  # those of the table
+    shown = objects.gather(1, drawn)
+    classes = None if sampling.classes is None else classes_of(batch, shown, sampling.classes)
     about = {"model": model, "layer": place, "rank": ablation.rank, "held": float(top.held[0])}
     rows: list[Row] = []
     for change, amount, make, on_objective in _conditions(basis, objects, ablation):
         found: dict[str, list[float]] = {}
-        for draw in range(ablation.draws if change != INTACT else 1):
+        for draw in range(1 if change in (INTACT, INJECT) else ablation.draws):  # nothing in these is drawn
             generator = torch.Generator().manual_seed(1000 * seed + draw)
             applied = make(generator)
-            figures = _heads(encoder, layer, applied, batch, objects, classes, reference, names)
+            with _changed([encoder.layers.vit], layer, applied), torch.no_grad():
+                tokens = encoder(batch).take_along_dim(drawn[None, :, :, None], dim=2)
+            figures = _heads(Patches(tokens, shown, classes), reference, names)
             if objective is not None and on_objective:
                 figures = {"objective loss": _loss(objective, layer, applied, batch), **figures}
             for name, value in figures.items():
@@ -109,6 +115,11 @@ def ablate(
             spread = {"value": mean, "low": min(values), "high": max(values), "draws": len(values)}
             rows.append(about | {"change": change, "amount": amount, "measure": name} | spread)
     return rows
+
+
+def can_be_ablated(encoder: PatchEncoder) -> bool:
+    """Whether it reads blocks of a ViT, one of them last."""
+    return isinstance(encoder, LayerTokens) and encoder.places[-1].startswith("block")
 
 
 INTACT, SHUFFLE, RANDOM, LENGTH, INJECT = (
@@ -143,28 +154,16 @@ def _conditions(basis: Tensor, objects: Tensor, ablation: Ablation) -> Iterator[
 
 
 @torch.no_grad()
-def _heads(
-    encoder: LayerTokens,
-    layer: int,
-    change: Change | None,
-    batch: Batch,
-    objects: Tensor,
-    classes: Tensor | None,
-    reference: Fitted,
-    names: Fitted | None,
-) -> dict[str, float]:
-    with _changed([encoder.layers.vit], layer, change):
-        tokens = encoder(batch)
-    patches = Patches(tokens, objects, classes)
+def _heads(patches: Patches, reference: Fitted, names: Fitted | None) -> dict[str, float]:
     found = measured(lambda part, _: reference.probe(part.tokens)[-1], patches)
     figures = {
         f"same-object {name}": float(found[of].values[found[of].counted].mean())
         for name, of in (("AUC", "auc"), ("accuracy", "accuracy"))
     }
-    if names is not None and isinstance(names.probe, Pointwise) and classes is not None:
-        answers = names.probe.names(names.probe.read(tokens))[-1].argmax(-1)  # (B N)
-        known = classes != IGNORE
-        figures["class accuracy"] = float((answers == classes)[known].double().mean())
+    if names is not None and isinstance(names.probe, Pointwise) and patches.classes is not None:
+        answers = names.probe.names(names.probe.read(patches.tokens))[-1].argmax(-1)  # (B n)
+        known = patches.classes != IGNORE
+        figures["class accuracy"] = float((answers == patches.classes)[known].double().mean())
     return figures
 
 

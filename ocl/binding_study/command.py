@@ -6,15 +6,18 @@ import sys
 import time
 from pathlib import Path
 
+import torch
 from rich.console import Console
 from torch.utils.data import Dataset
 
+from ocl.binding.pairs import sample_patches
 from ocl.binding.pointwise import PointwiseClass
-from ocl.binding_study.ablations import Ablation, ablate, ablation_table
+from ocl.binding_study.ablations import Ablation, ablate, ablation_table, can_be_ablated
 from ocl.binding_study.curves import draw_curves
-from ocl.binding_study.maps import draw_maps, first_batch, query_patches, similarity_maps
+from ocl.binding_study.maps import draw_maps, first_batch, patch_number, similarity_maps
 from ocl.binding_study.models import Studied, TimmViT
 from ocl.binding_study.patch_store import objects_of
+from ocl.binding_study.rows import Row
 from ocl.binding_study.settings import Fitting, ProbeMaker, Sampling
 from ocl.binding_study.study import Study, Subject, file_name
 from ocl.binding_study.table import table
@@ -79,33 +82,21 @@ def binding(
     start = time.monotonic()
     study = Study(train, test, models, folder, sampling, fitting, probes, reference, others, batch_size, seed, device)
     encoders = study.encoders()
+    query = None if patch is None else patch_number(patch, next(iter(encoders.values())).grid)
+    if ablation is not None and not any(can_be_ablated(encoders[name]) for name in models):
+        raise ValueError("only blocks of a ViT can be ablated, and no model here is one; leave out `ablation`.")
     subjects = study.subjects(encoders)
     rows = study.rows(subjects)
     write_json(folder / "results.json", rows)
     draw_curves(rows, folder / "curves.png")
     if pictures:
         for subject in subjects:
-            _draw(study, subject, patch, pictures)
+            _draw(study, subject, query, pictures)
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     console.print(table(rows))
     if ablation is not None:
-        batch = first_batch(test, ablation.images)
-        changed = [
-            row
-            for subject in subjects
-            if subject.name in models
-            for row in ablate(
-                subject.name,
-                subject.encoder,
-                models[subject.name].objective(),
-                subject.probes[reference],
-                next((fit for fit in subject.probes.values() if isinstance(fit.probe, PointwiseClass)), None),
-                batch,
-                sampling,
-                ablation,
-                seed,
-            )
-        ]
+        able = [subject for subject in subjects if subject.name in models and can_be_ablated(subject.encoder)]
+        changed = [row for subject in able for row in _ablated(study, subject, ablation)]
         write_json(folder / "ablation.json", changed)
         console.print(ablation_table(changed))
     config = {
@@ -123,12 +114,29 @@ def binding(
     console.print(f"all layers: {folder / 'results.json'}, curves: {folder / 'curves.png'}, maps: {folder / 'maps'}")
 
 
-def _draw(study: Study, subject: Subject, patch: tuple[int, int] | None, pictures: int) -> None:
-    batch, grid, sampling = first_batch(study.test, pictures), subject.encoder.grid, study.sampling
-    known = objects_of(batch, grid, sampling.purity, sampling.ignore, sampling.leave_out).unflatten(1, grid) != IGNORE
-    queries = query_patches(batch, grid, sampling, patch, study.seed)
+def _draw(study: Study, subject: Subject, query: int | None, pictures: int) -> None:
+    batch, grid, sampling = first_batch(study.test, pictures, study.device), subject.encoder.grid, study.sampling
+    labels = objects_of(batch, grid, sampling.purity, sampling.ignore, sampling.leave_out)
+    queries = sample_patches(labels, 1, range(len(batch)), study.seed)[:, 0]
+    if query is not None:
+        queries = torch.full_like(queries, query)
     fit = subject.probes[study.reference]
-    batch.images = batch.images.to(study.device)
     maps = similarity_maps(subject.encoder, fit.probe, batch, queries)
+    known = labels.unflatten(1, grid) != IGNORE
     path = study.folder / "maps" / f"{file_name(subject.name)}.png"
     draw_maps(batch, queries, maps, known, subject.encoder.places, fit.best, path)
+
+
+def _ablated(study: Study, subject: Subject, ablation: Ablation) -> list[Row]:
+    objective = study.models[subject.name].objective()
+    return ablate(
+        subject.name,
+        subject.encoder,
+        None if objective is None else objective.to(study.device),
+        subject.probes[study.reference],
+        next((fit for fit in subject.probes.values() if isinstance(fit.probe, PointwiseClass)), None),
+        first_batch(study.test, ablation.images, study.device),
+        study.sampling,
+        ablation,
+        study.seed,
+    )

@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from ocl.binding.controls import permuted
 from ocl.binding.fitting import fit
 from ocl.binding.patches import Patches
 from ocl.binding.probes import PairProbe
@@ -45,8 +44,6 @@ def fitted(
     fitting: Fitting,
     path: Path,
     provenance: Mapping[str, Any],
-    *,
-    shuffled: bool = False,
     seed: int = 0,
 ) -> Fitted:
     """Fit a probe on patches of training images, or read what an earlier call with the same arguments left.
@@ -54,8 +51,7 @@ def fitted(
     Args:
         path: the file that holds the probe.
         provenance: where the tokens come from, in JSON's types.
-        shuffled: permute the tokens of every image against their labels, the control.
-        seed: of the probe's start, the split by image, the order of images and the permutation.
+        seed: of the probe's start, the split by image and the order of images.
 
     Raises:
         ValueError: `path` holds another fit or is damaged; too few images to hold one out.
@@ -68,14 +64,11 @@ def fitted(
         torch.manual_seed(seed)
         probe = make(patches.tokens.shape[-1], layers=patches.tokens.shape[0])
     asked = {"probe": describe_part(probe), "fitting": asdict(fitting), "tokens": provenance}
-    settings = hashlib.sha256(json.dumps([asked, shuffled, seed], sort_keys=True).encode()).hexdigest()
+    settings = hashlib.sha256(json.dumps([asked, seed], sort_keys=True).encode()).hexdigest()
     probe = probe.to(patches.tokens.device)
     if path.is_file():
         return _read(probe, path, settings)
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(images, generator=generator).to(patches.tokens.device)
-    if shuffled:
-        patches = Patches(permuted(patches.tokens, generator), patches.objects, patches.classes, patches.places)
+    order = torch.randperm(images, generator=torch.Generator().manual_seed(seed)).to(patches.tokens.device)
     options = {name: value for name, value in asdict(fitting).items() if name != "held_out"}
     record = fit(probe, patches.take(order[held:]), patches.take(order[:held]), **options, seed=seed)
     assert record.validation is not None

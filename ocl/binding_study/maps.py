@@ -11,11 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ocl.binding.pairs import sample_patches
 from ocl.binding.probes import PairProbe
 from ocl.binding_study.patch_encoders import PatchEncoder
-from ocl.binding_study.patch_store import objects_of
-from ocl.binding_study.settings import Sampling
 from ocl.data.collate import collate
 from ocl.data.scenes import Item
 from ocl.files import write_atomically
@@ -29,27 +26,24 @@ LOW, HIGH = (0.05, 0.05, 0.20), (1.0, 0.90, 0.20)
 GREY = 0.55
 
 
-def first_batch(dataset: Dataset[Item], images: int) -> Batch:
-    """The first so many items (all, where there are fewer)."""
+def first_batch(dataset: Dataset[Item], images: int, device: str = "cpu") -> Batch:
+    """The first so many items (all, where there are fewer), on `device`."""
     count = min(images, len(dataset))  # type: ignore[arg-type]
-    return collate([dataset[index] for index in range(count)])
+    batch = collate([dataset[index] for index in range(count)])
+    segmentation = None if batch.segmentation is None else batch.segmentation.to(device)
+    return Batch(batch.images.to(device), segmentation, {k: v.to(device) for k, v in batch.objects.items()})
 
 
-def query_patches(
-    batch: Batch, grid: tuple[int, int], sampling: Sampling, patch: Sequence[int] | None, seed: int
-) -> Tensor:
-    """(B) the patch that each image is compared with: `patch` (row, column) in all, or one with an object, drawn.
+def patch_number(patch: Sequence[int], grid: tuple[int, int]) -> int:
+    """(row, column) -> the patch's number in raster order.
 
     Raises:
         ValueError: a patch outside the grid.
     """
-    if patch is not None:
-        row, column = patch
-        if not (0 <= row < grid[0] and 0 <= column < grid[1]):
-            raise ValueError(f"patch is (row, column) on a grid of {grid[0]} x {grid[1]} from 0, got {tuple(patch)}.")
-        return torch.full((len(batch),), row * grid[1] + column)
-    labels = objects_of(batch, grid, sampling.purity, sampling.ignore, sampling.leave_out)
-    return sample_patches(labels, 1, range(len(batch)), seed)[:, 0].cpu()
+    row, column = patch
+    if not (0 <= row < grid[0] and 0 <= column < grid[1]):
+        raise ValueError(f"patch is (row, column) on a grid of {grid[0]} x {grid[1]} from 0, got {tuple(patch)}.")
+    return row * grid[1] + column
 
 
 @torch.no_grad()
@@ -81,7 +75,9 @@ def draw_maps(
     low, high = torch.tensor(LOW).view(3, 1, 1), torch.tensor(HIGH).view(3, 1, 1)
     for row, image in enumerate(images):
         top = LINE + GAP + row * (tile[1] + GAP)
-        colours = [torch.where(known[row], low + (high - low) * maps[place, row], GREY) for place in shown]  # (3 h w)
+        colours = [
+            torch.where(known[row].cpu(), low + (high - low) * maps[place, row], GREY) for place in shown
+        ]  # (3 h w)
         for column, values in enumerate([image, *colours]):
             left = GAP + column * (TILE + GAP)
             pixels = (255 * values).round().to(torch.uint8).permute(1, 2, 0).numpy()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from ocl.binding.controls import permuted
 from ocl.binding.patches import Patches
 from ocl.binding_study.fits import Fitted, fitted
 from ocl.binding_study.models import Studied
@@ -52,6 +53,16 @@ class Study:
     seed: int = 0
     device: str = "cpu"
 
+    def __post_init__(self) -> None:
+        known = usual_probes(None) if self.probes is None else self.probes
+        if self.reference not in known:
+            raise ValueError(f"the reference probe must be one of {', '.join(known)}, got {self.reference!r}.")
+
+    @property
+    def permuted(self) -> str:
+        """The name of the reference probe on permuted tokens."""
+        return f"{self.reference}, permuted"
+
     def encoders(self) -> dict[str, PatchEncoder]:
         """Every model, and the random twins behind them: one for all models that start alike.
 
@@ -80,37 +91,19 @@ class Study:
             )
             patches = self._loaded(train)
             makers = self.makers(patches)
-            wanted = {probe: (make, False) for probe, make in makers.items()}
+            probes = {probe: self._fitted(name, probe, make, patches, train) for probe, make in makers.items()}
             if name in self.models:
-                wanted[f"{self.reference}, permuted"] = (makers[self.reference], True)
-            probes = {
-                probe: fitted(
-                    make,
-                    patches,
-                    self.fitting,
-                    self.folder / FITS / file_name(name) / f"{file_name(probe)}.safetensors",
-                    train.provenance,
-                    shuffled=shuffled,
-                    seed=self.seed,
-                )
-                for probe, (make, shuffled) in wanted.items()
-            }
+                make, shuffled = makers[self.reference], self._permuted(patches)
+                probes[self.permuted] = self._fitted(name, self.permuted, make, shuffled, train)
             found.append(Subject(name, encoder, train, test, probes))
         return found
 
     def makers(self, patches: Patches) -> Mapping[str, ProbeMaker]:
-        """The probes of the study, the usual ones where none are given.
-
-        Raises:
-            ValueError: the reference is not among them.
-        """
-        probes = self.probes
-        if probes is None:
-            known = patches.classes is not None and int(patches.classes.max()) >= 0
-            probes = usual_probes(int(patches.classes.max()) + 1 if known and patches.classes is not None else None)
-        if self.reference not in probes:
-            raise ValueError(f"the reference probe must be one of {', '.join(probes)}, got {self.reference!r}.")
-        return probes
+        """The probes of the study, the usual ones where none are given."""
+        if self.probes is not None:
+            return self.probes
+        names = 0 if patches.classes is None else int(patches.classes.max()) + 1
+        return usual_probes(names or None)
 
     def rows(self, subjects: list[Subject]) -> list[Row]:
         """Controls first, then every model, probe and place."""
@@ -132,7 +125,8 @@ class Study:
         for subject in subjects:
             patches = self._loaded(subject.test)
             for probe, fit in subject.probes.items():
-                rows += probe_rows(subject.name, probe, fit.probe, fit.best, subject.encoder.places, patches, self.seed)
+                read = self._permuted(patches) if probe == self.permuted else patches
+                rows += probe_rows(subject.name, probe, fit.probe, fit.best, subject.encoder.places, read, self.seed)
         return rows
 
     def _store(self, name: str, encoder: PatchEncoder, split: str, data: Dataset[Item]) -> FeatureStore:
@@ -147,6 +141,16 @@ class Study:
         )
         assert store is not None  # only one worker
         return store
+
+    def _fitted(self, model: str, probe: str, make: ProbeMaker, patches: Patches, store: FeatureStore) -> Fitted:
+        path = self.folder / FITS / file_name(model) / f"{file_name(probe)}.safetensors"
+        provenance = {**store.provenance, "permuted": probe == self.permuted}
+        return fitted(make, patches, self.fitting, path, provenance, self.seed)
+
+    def _permuted(self, patches: Patches) -> Patches:
+        """The control: tokens of every image in another order than their labels, for fitting and for measuring."""
+        tokens = permuted(patches.tokens, torch.Generator().manual_seed(self.seed))
+        return Patches(tokens, patches.objects, patches.classes, patches.places)
 
     def _loaded(self, store: FeatureStore, places: int | None = None) -> Patches:
         """With tokens of the first so many places, all where None."""

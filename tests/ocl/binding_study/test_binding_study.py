@@ -24,7 +24,7 @@ from ocl.binding.pointwise import PointwiseClass
 from ocl.binding.probes import Cosine, Linear, Quadratic
 from ocl.binding_study.ablations import INTACT, SHUFFLE, Ablation
 from ocl.binding_study.command import binding
-from ocl.binding_study.maps import draw_maps, first_batch, query_patches, similarity_maps
+from ocl.binding_study.maps import draw_maps, first_batch, patch_number, similarity_maps
 from ocl.binding_study.models import AnyEncoder, OwnViT, Studied, TimmViT
 from ocl.binding_study.patch_encoders import PatchEncoder
 from ocl.binding_study.rows import BOTH, CLASS_ORACLE, COLOUR, HUMAN, POSITION, Row, value_of
@@ -243,16 +243,16 @@ def test_maps_show_the_object_of_the_query_patch(folder: Path, tmp_path: Path, r
     made = study(folder)
     (subject, _) = made.subjects(made.encoders())
     batch = first_batch(made.test, 3)
-    queries = query_patches(batch, GRID, SAMPLING, None, seed=0)
+    queries = torch.tensor([3, 9, 23])
     maps = similarity_maps(subject.encoder, subject.probes["quadratic"].probe, batch, queries)
     assert maps.shape == (2, 3, *GRID)
     labels = patch_labels(batch.segmentation, GRID).labels  # type: ignore[arg-type]
     same = labels == labels.gather(1, queries[:, None])
     bound = maps[1].flatten(1)
     assert (bound[same].min() > bound[~same].max()).item()
-    assert query_patches(batch, GRID, SAMPLING, (2, 3), seed=0).tolist() == [15, 15, 15]
+    assert patch_number((2, 3), GRID) == 15
     with pytest.raises(ValueError, match=r"on a grid of 4 x 6 from 0, got \(4, 0\)"):
-        query_patches(batch, GRID, SAMPLING, (4, 0), seed=0)
+        patch_number((4, 0), GRID)
     known = torch.ones(3, *GRID, dtype=torch.bool)
     known[0, 0, 0] = False
     path = draw_maps(batch, queries, maps, known, subject.encoder.places, 1, tmp_path / "maps.png")
@@ -338,7 +338,7 @@ def test_the_command_leaves_everything_behind_and_ablates(
         fitting=replace(FITTING, epochs=2),
         patch=(1, 1),
         pictures=2,
-        ablation=Ablation(rank=4, ratios=(0.0, 1.0), amounts=(1.0,), draws=2, images=8),
+        ablation=Ablation(rank=4, ratios=(0.0, 1.0), amounts=(1.0,), draws=2, images=12),
     )
     assert "all different" in capsys.readouterr().out
     rows = read_json(tmp_path / "results.json")
@@ -355,6 +355,10 @@ def test_the_command_leaves_everything_behind_and_ablates(
         assert changes[SHUFFLE, 0.0, measure]["value"] == pytest.approx(intact, rel=1e-5)
         if measure != "objective loss":
             assert changes["inject object mean", 1.0, measure]["value"] == pytest.approx(intact, rel=1e-5)
+    intact = changes[INTACT, 0.0, "same-object AUC"]["value"]  # on the patches of the table
+    assert value(rows, model="mae", probe="quadratic", place="block 2", measure="auc") == pytest.approx(
+        intact, abs=1e-3
+    )
     assert changes[SHUFFLE, 1.0, "objective loss"]["value"] != changes[INTACT, 0.0, "objective loss"]["value"]
     assert all(math.isfinite(row["value"]) for row in changes.values())
 
@@ -418,6 +422,8 @@ def test_what_cannot_be_studied_is_refused_in_one_sentence(
         command(tmp_path, Cells(), models={"a": vit(), "b": vit((64, 96))})
     with pytest.raises(ValueError, match="give `models` to study"):
         command(tmp_path, Cells(), models=None)
+    with pytest.raises(ValueError, match="only blocks of a ViT can be ablated"):
+        command(tmp_path, Cells(), models={"cnn": AnyEncoder(RandomCNN((32, 48)), GRID)}, ablation=Ablation())
     with pytest.raises(ValueError, match="held_out is a share"):
         Fitting(held_out=1.0)
     with pytest.raises(ValueError, match="reference probe must be one of linear"):
