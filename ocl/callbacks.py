@@ -20,7 +20,7 @@ from ocl.files import write_atomically
 from ocl.manifest import write_manifest
 from ocl.pictures import component_colors, slot_grid, write_png
 from ocl.representations import ViTPatches
-from ocl.shapes import images_as_float
+from ocl.shapes import frames_as_float, images_as_float
 
 
 class SlotPictures(Callback):
@@ -55,10 +55,11 @@ class SlotPictures(Callback):
                 logger.log_image(self.name, [str(path)], step=trainer.global_step)
 
     def draw(self, module: LightningModule, images: Tensor) -> Tensor:
-        """Images (B 3 H W) uint8 -> one picture (3 H' W') uint8."""
-        output = module.model(images_as_float(images))  # type: ignore[operator, union-attr]
-        prediction = output.decoded.prediction
-        return slot_grid(images, output.decoded.masks, prediction if prediction.ndim == 4 else None)
+        """Images (B 3 H W) uint8, or clips (B T 3 H W), whose frames are rows -> one picture (3 H' W') uint8."""
+        output = module.model(frames_as_float(images))  # type: ignore[operator, union-attr]
+        masks, prediction = output.decoded.masks.flatten(0, -4), output.decoded.prediction
+        painted = prediction.ndim == images.ndim  # pixels, not tokens
+        return slot_grid(images.flatten(0, -4), masks, prediction.flatten(0, -4) if painted else None)
 
 
 class ViTPictures(SlotPictures):

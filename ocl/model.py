@@ -45,12 +45,17 @@ class ObjectCentricModel(nn.Module):
         noise: Tensor | None = None,
         iterations: int | None = None,
         hints: Hints | None = None,
+        initial: Tensor | None = None,
     ) -> Grouped:
-        """Features to slots; `num_slots`, `noise` (K D) and `iterations` override the initial slots and T."""
+        """Features to slots; `num_slots`, `noise` (K D) and `iterations` override the initial slots and T.
+
+        `initial` (B K D) takes the place of the initial slots: iterations start there.
+        """
         tokens = features
         if self.projection is not None:
             tokens = Features(self.projection(features.tokens), features.grid)
-        initial = self.initial_slots(tokens, num_slots, noise, hints)
+        if initial is None:
+            initial = self.initial_slots(tokens, num_slots, noise, hints)
         slots = self.grouping(tokens, initial, iterations, hints)
         if self.selection is not None:
             slots = self.selection(slots)

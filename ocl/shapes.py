@@ -146,6 +146,14 @@ def images_as_float(images: Tensor) -> Tensor:
     return images.float()
 
 
+def frames_as_float(images: Tensor) -> Tensor:
+    """`images_as_float` of images (B 3 H W), or of clips (B T 3 H W)."""
+    if images.ndim != 5:
+        return images_as_float(images)
+    clips: Tensor = images_as_float(images.flatten(0, 1)).unflatten(0, images.shape[:2])
+    return clips
+
+
 def softmax_over_slots(logits: Tensor, keep: Tensor | None = None) -> Tensor:
     """(B K ...) -> (B K ...): competition over K, in float32 at least: halves would round a starved slot to 0.
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ocl.hooks import AfterStep, ReadsModel
 from ocl.metrics.segmentation import SegmentationMetrics
 from ocl.model import ObjectCentricModel
-from ocl.shapes import Batch, Output, images_as_float
+from ocl.shapes import Batch, Output, frames_as_float
 
 VALIDATION_SEED = 2**31 - 1
 
@@ -68,7 +68,7 @@ class ObjectCentricTraining(LightningModule):
         torch.manual_seed(int(mixed))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        batch.images = images_as_float(batch.images)
+        batch.images = frames_as_float(batch.images)
         total, terms = self._losses(self.model(batch.images, hints=batch.hints), batch)
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=len(batch))
         self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
@@ -126,7 +126,7 @@ class ObjectCentricTraining(LightningModule):
         return total, terms
 
     def _evaluate(self, batch: Batch, split: str) -> None:
-        batch.images = images_as_float(batch.images)
+        batch.images = frames_as_float(batch.images)
         output = self.model(batch.images, hints=batch.hints)
         total, terms = self._losses(output, batch)
         values = {f"{split}/{name}": term for name, term in terms.items()} | {f"{split}/loss": total}
