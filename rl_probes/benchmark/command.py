@@ -39,7 +39,6 @@ def benchmark(
     total_steps: int,
     ceiling: str | None = None,
     ppo: PPOConfig = PPOConfig(),  # noqa: B008 (frozen)
-    standardise: bool = True,
     episodes: int = 500,
     first_seed: int = FIRST_SEED,
     most_likely: bool = False,
@@ -57,8 +56,7 @@ def benchmark(
         folder: Where cells, report.html, table.csv, comparisons.csv, table.tex and the manifest go.
         total_steps: Environment steps of every agent, over all environments together.
         ceiling: The representation whose score counts as 1 where a task has no score_range; chance counts as 0.
-        ppo: The algorithm's settings, for all agents.
-        standardise: Scale features by 2048 frames of random play before training; else take them as they are.
+        ppo: The algorithm's settings, where a representation has none of its own.
         episodes: Played by every agent and by a random policy, on the same seeds.
         first_seed: The first of the evaluation seeds.
         most_likely: Take the most likely action in evaluation instead of sampling.
@@ -74,7 +72,6 @@ def benchmark(
     training = {
         "total_steps": total_steps,
         "ppo": asdict(ppo),
-        "standardise": standardise,
         "snapshot_every": snapshot_every,
         "device": device,
     }

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from jsonargparse.typing import register_type
 
 from ocl.files import read_json, write_json
+from rl_probes.ppo import PPOConfig
 
 CELL, EPISODES, ANIMATION = "cell.json", "episodes.json", "episode.gif"
 CHANCE = "random policy"
@@ -72,11 +73,15 @@ class Representation:
         name: in the table, and of a folder.
         encoders: class paths of frozen encoders, alike but for the seed they were trained with: one encoder seed each.
         pooling: the class path of a pooling.
+        standardise: scale features by 2048 frames of random play before training; else take them as they are.
+        ppo: settings of its agents; None takes those of the benchmark.
     """
 
     name: str
     encoders: list[Node]
     pooling: Node
+    standardise: bool = True
+    ppo: PPOConfig | None = None
 
 
 @dataclass(frozen=True, eq=False)

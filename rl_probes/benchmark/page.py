@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from ocl.charts import Line, line_chart
 from ocl.manifest import commit, versions
 from ocl.report import Report, Table, figure, picture
-from rl_probes.aggregate import performance_profile
+from rl_probes.aggregate import fewest_seeds, performance_profile
 from rl_probes.benchmark.grid import ANIMATION, HELD_OUT
 from rl_probes.benchmark.results import Group, quietly
+from rl_probes.statistics import FEWEST_RUNS
 
 THRESHOLDS = np.linspace(0.0, 1.2, 61)
 
@@ -36,6 +37,7 @@ def write_page(
         name = next(iter(groups.values())).task.name
         report.section(name)
         for table in tables[name]:
+            report.paragraph(table.title)
             report.table(table)
         _curves(report, groups, ceiling)
         _episodes(report, groups)
@@ -93,6 +95,8 @@ def _profiles(report: Report, normalised: Mapping[str, NDArray[np.float64]]) -> 
     lines = []
     for name, scores in normalised.items():
         band = quietly(performance_profile, scores, THRESHOLDS)
-        lines.append(Line(name, THRESHOLDS.tolist(), band.value.tolist()))
-    caption = "Performance profiles: the share of runs, over all tasks, that score more."
+        few = fewest_seeds(scores.shape) < FEWEST_RUNS
+        ends = ((), ()) if few else (band.low.tolist(), band.high.tolist())
+        lines.append(Line(name, THRESHOLDS.tolist(), band.value.tolist(), low=ends[0], high=ends[1]))
+    caption = "Performance profiles: the share of runs, over all tasks, that score more; bands are 95 % intervals."
     report.figures(figure(line_chart(lines, "normalised score", "share of runs", (0.0, 1.0)), caption))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,8 @@ def _cell(
         "encoder": one.encoders[number].content,
         "pooling": one.pooling.content,
     }
-    run = {"seed": seed, **parts, **own, **training}
+    run = {"seed": seed, **parts, **own, **training, "standardise": one.standardise}
+    run |= {} if one.ppo is None else {"ppo": asdict(one.ppo)}
     fixed = {name: value for name, value in run.items() if name not in FREE | {"encoder"}}
     return Cell(
         task.name,

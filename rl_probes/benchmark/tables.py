@@ -42,9 +42,9 @@ def task_table(rows: Sequence[Row]) -> Table:
     mode = next((row["actions"] for row in rows if row["steps"] is not None), first["actions"])
     last = first["first_seed"] + first["episodes"] - 1
     caption = (
-        f"{first['episodes']} episodes per agent, seeds {first['first_seed']} to {last}, {mode} actions; frozen "
-        "encoders; last policy, not the best. Seeds: encoders × agents on each; small: 95 % intervals from a bootstrap "
-        "over both. To 50 %, to 80 %: training steps until that share of "
+        f"{first['episodes']} episodes per agent, seeds {first['first_seed']} to {last}, {mode} actions; encoders "
+        "are frozen; last policy, not the best. Seeds: encoders × agents on each; small: 95 % intervals from a "
+        "bootstrap over both. To 50 %, to 80 %: training steps until that share of "
         f"{'episodes succeeds' if first['metric'] == 'success' else 'the normalised return'}, median. "
     )
     if first["zero_is"] is not None:

@@ -47,7 +47,6 @@ SETTINGS: dict[str, Any] = {"total_steps": 300, "episodes": EPISODES, "first_see
 TRAINING = {
     "total_steps": 300,
     "ppo": vars(PPOConfig()),
-    "standardise": True,
     "snapshot_every": 10,
     "device": "cpu",
 }
@@ -141,8 +140,9 @@ def test_every_file_of_the_report(done: Path, capsys: pytest.CaptureFixture[str]
         assert "0.900" in text
         assert "c0ffeec0" in text
         assert "(!)" not in text
+    assert all(f"comparison: success on {split}" in page for split in ("held-out seeds", SHIFT))
     assert page.count("<svg") == 2  # learning curves and the performance profile
-    assert page.count("fill-opacity") == 2  # the bands of both representations
+    assert page.count("fill-opacity") == 4  # the bands of both representations in both
     assert not [word for word in page.split() if word.startswith(("src=", "href=")) and "data:" not in word]
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 5
     assert tex.count("{") == tex.count("}")
@@ -203,6 +203,15 @@ def test_other_encoders_slots_worlds_and_fewer_steps_are_refused(done: Path) -> 
     )
     refused(r"with another ppo ", ppo=PPOConfig(gamma=0.9))
     refused(r"with another number of steps \(more there\)", total_steps=200)
+
+
+def test_a_representation_may_have_settings_of_its_own(tmp_path: Path) -> None:
+    own = Representation("own", [oracle()], POOLING, standardise=False, ppo=PPOConfig(learning_rate=3e-4))
+    _, shared, special = planned(tmp_path, [TASK], [ORACLE, own], [7])
+    assert (shared.run["standardise"], shared.run["ppo"]["learning_rate"]) == (True, 1e-3)
+    assert (special.run["standardise"], special.run["ppo"]["learning_rate"]) == (False, 3e-4)
+    assert (special.run["seed"], special.run["world"]["init_args"]["seed"]) == (7, 7)
+    assert shared.identity["encoder"] == special.identity["encoder"]
 
 
 def test_a_moved_or_longer_benchmark_is_not_refused(done: Path, tmp_path: Path) -> None:

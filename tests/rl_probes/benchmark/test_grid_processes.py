@@ -1,0 +1,160 @@
+"""A small grid in one process, in four, killed and continued: the same figures, bit for bit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import rl_probes.cli
+from ocl.files import read_json
+from rl_probes import snapshot
+
+pytestmark = pytest.mark.slow  # every cell is a process that imports everything
+
+STEPS = 6144
+CELLS = ("oracle/encoder-0-agent-0", "random_cnn/encoder-0-agent-0", "random_cnn/encoder-1-agent-0")
+
+
+def node(path: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": path, "init_args": arguments}
+
+
+CONFIG = {
+    "tasks": [
+        {
+            "name": "goal",
+            "world": node(
+                "rl_probes.envs.sprite_world.SpriteWorld",
+                num_envs=8,
+                image_size=16,
+                task=node("rl_probes.envs.tasks.ObjectGoal"),
+            ),
+        }
+    ],
+    "representations": [
+        {
+            "name": "oracle",
+            "encoders": [
+                node(
+                    "ocl.representations.OracleObjects",
+                    num_objects=5,
+                    quantities={"position": 2},
+                    categories={"color": 4, "is_agent": 2},
+                )
+            ],
+            "pooling": node("rl_probes.pooling.DeepSetPooling", width=16),
+        },
+        {
+            "name": "random_cnn",
+            "encoders": [
+                node("ocl.representations.RandomCNN", image_size=[16, 16], dim=4, strides=[4, 2], seed=seed)
+                for seed in (0, 1)
+            ],
+            "pooling": node("rl_probes.pooling.FlattenPooling", width=16),
+        },
+    ],
+    "seeds": [0],
+    "ceiling": "oracle",
+    "ppo": {"n_steps": 16, "batch_size": 64, "n_epochs": 2},
+    "total_steps": STEPS,
+    "episodes": 30,
+    "snapshot_every": 1,
+}
+
+
+def arguments(folder: Path, processes: int) -> list[str]:
+    config = folder.with_suffix(".yaml")
+    config.write_text(yaml.safe_dump(CONFIG))
+    return ["benchmark", "--config", str(config), "--folder", str(folder), "--processes", str(processes)]
+
+
+def complete(folder: Path, processes: int) -> Path:
+    with pytest.warns(UserWarning, match="fewer than 3 seeds"):
+        rl_probes.cli.main(arguments(folder, processes))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a grid that ran in one process at a time without interruption."""
+    return complete(tmp_path_factory.mktemp("whole") / "run", 1)
+
+
+def cell(folder: Path, name: str) -> Path:
+    return folder / "cells" / "goal" / name
+
+
+def assert_equal_figures(folder: Path, expected: Path) -> None:
+    for name in ("chance", *CELLS):
+        episodes = [read_json(cell(root, name) / "episodes.json") for root in (folder, expected)]
+        assert episodes[0]["splits"] == episodes[1]["splits"]
+    for name in CELLS:
+        first, second = (snapshot.load(cell(root, name) / "agent.safetensors") for root in (folder, expected))
+        assert first["encoder"] == second["encoder"]
+        assert all((array == second["policy"][part]).all() for part, array in first["policy"].items())
+
+
+def until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    while not condition():
+        assert process.poll() is None, "ended before it could be stopped"
+        time.sleep(0.005)
+
+
+def is_training(folder: Path, name: str) -> bool:
+    return (cell(folder, name) / "snapshot.safetensors").exists() and not (
+        cell(folder, name) / "episodes.json"
+    ).exists()
+
+
+def start(folder: Path, processes: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "rl_probes.cli", *arguments(folder, processes)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+
+
+def test_cells_differ_and_leave_what_is_needed(whole: Path) -> None:
+    manifests = [read_json(cell(whole, name) / "manifest.json") for name in CELLS]
+    fingerprints = {manifest["config"]["encoder"] for manifest in manifests}
+    assert len(fingerprints) == 3
+    for manifest, name in zip(manifests, CELLS, strict=True):
+        assert manifest["config"]["world"]["environment"]
+        assert {"torch", "numpy", "stable-baselines3"} <= manifest["versions"].keys()
+        assert read_json(cell(whole, name) / "episodes.json")["encoder"] == manifest["config"]["encoder"]
+        assert (cell(whole, name) / "episode.gif").read_bytes()[:4] == b"GIF8"
+    assert (whole / "report.html").read_text().count("data:image/gif") == 3  # chance, oracle, random_cnn
+
+
+def test_a_killed_grid_of_four_processes_equals_one_of_one(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(folder, 4)
+    until(lambda: all(is_training(folder, name) for name in CELLS[1:]), process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not any((cell(folder, name) / "agent.safetensors").exists() for name in CELLS[1:])
+    complete(folder, 4)
+    assert_equal_figures(folder, whole)
+
+
+def test_a_worker_that_dies_is_reported_and_only_its_cell_is_run_again(whole: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = start(folder, 1)
+    until(lambda: is_training(folder, CELLS[1]), process)
+    (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(worker), signal.SIGKILL)
+    output, _ = process.communicate()
+    assert process.returncode == 2
+    assert "killed by signal 9" in output.decode()
+    assert "error: 1 of 4 cells ended with an error; run again to repeat or continue them." in output.decode()
+    assert not (cell(folder, CELLS[1]) / "episodes.json").exists()
+    finished = {name: (cell(folder, name) / "output.txt").stat().st_mtime_ns for name in (CELLS[0], CELLS[2])}
+    complete(folder, 1)
+    assert {name: (cell(folder, name) / "output.txt").stat().st_mtime_ns for name in finished} == finished
+    assert_equal_figures(folder, whole)
