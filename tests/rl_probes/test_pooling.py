@@ -11,8 +11,13 @@ from gymnasium import spaces
 
 from rl_probes.observation import pack, unpack
 from rl_probes.pooling import DeepSetPooling, FlattenPooling, Pooling, TransformerPooling
+from rl_probes.relations import RelationPooling
 
-SETS = [partial(DeepSetPooling, width=128), partial(TransformerPooling, width=128, layers=3)]
+SETS = [
+    partial(DeepSetPooling, width=128),
+    partial(TransformerPooling, width=128, layers=3),
+    partial(RelationPooling, width=128, layers=3),
+]
 
 
 def space(num_slots: int, dim: int = 64) -> spaces.Box:
@@ -112,3 +117,35 @@ def test_pack_and_unpack_are_inverse():
 def test_wrong_space_is_refused():
     with pytest.raises(ValueError, match=r"\(K, D \+ 1\)"):
         DeepSetPooling(spaces.Box(0, 255, (3, 64, 64), np.uint8))
+
+
+@torch.no_grad()
+def test_relations_are_the_maximum_over_pairs_of_one_network():
+    """Against g on concatenated pairs, one after the other."""
+    built = build(partial(RelationPooling, width=32), 5)
+    vectors, valid = some_slots(5)
+    joint = torch.nn.Linear(128, 32)
+    joint.weight.copy_(torch.cat([built.first.weight, built.second.weight], dim=1))
+    joint.bias.copy_(built.first.bias)
+    expected = torch.zeros(32, 32)
+    for image in range(32):
+        for i in range(5):
+            for j in range(5):
+                if valid[image, i] and valid[image, j]:
+                    pair = built.relate(joint(torch.cat([vectors[image, i], vectors[image, j]])))
+                    expected[image] = torch.maximum(expected[image], pair)
+    torch.testing.assert_close(built(pack(vectors, valid)), expected, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_relations_tell_who_goes_with_whom():
+    """Sets of the same single slots in two images are told from one another only by what the pairs say."""
+    built = build(partial(RelationPooling, width=128))
+    vectors, _ = some_slots()
+    every = torch.ones(32, 7, dtype=torch.bool)
+    whole = built(pack(vectors, every))
+    alone = torch.stack([built(pack(vectors[:, k : k + 1], every[:, :1])) for k in range(7)]).amax(dim=0)
+    assert (whole >= alone - 1e-5).all()
+    assert (whole - alone).amax(dim=1).min() > 0.1
+    with pytest.raises(ValueError, match="at least 2 layers"):
+        RelationPooling(space(4), layers=1)
