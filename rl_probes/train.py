@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import warnings
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from rich.console import Console
 
 from ocl.files import write_json
@@ -82,7 +82,7 @@ def evaluate_agents(
     first_seed: int = FIRST_SEED,
     most_likely: bool = False,
     by_return: bool = False,
-    score_range: tuple[float, float] = (0.0, 1.0),
+    score_range: tuple[float, float] | None = None,
     split: str = HELD_OUT,
     world_arguments: Arguments | None = None,
     encoder_arguments: Arguments | None = None,
@@ -97,7 +97,8 @@ def evaluate_agents(
         first_seed: The first of the evaluation seeds.
         most_likely: Take the most likely action instead of sampling.
         by_return: Score by return even where the world reports success.
-        score_range: Scores that count as 0 and 1 in the column "normalised".
+        score_range: Scores that count as 0 and 1 in the column "normalised"; null: the published ones of a world that
+            has such and is scored by return, else 0 and 1.
         split: What to call these episodes in the table; results of others than held-out seeds get a file of their own.
         world_arguments: Arguments of the runs' world to replace: another task, appearances, levels, a game's looks.
         encoder_arguments: Arguments of the runs' encoders to replace, in those that take them: num_slots.
@@ -117,7 +118,8 @@ def evaluate_agents(
     worlds = set()
     for folder in runs:
         config = read_run(folder, trust=trust, world_arguments=world_arguments, encoder_arguments=encoder_arguments)
-        worlds.add(yaml.safe_dump(config.described["world"]))
+        played_in = {name: value for name, value in config.world.provenance().items() if name != "seed"}
+        worlds.add(json.dumps(played_in, sort_keys=True))
         if len(worlds) > 1:
             raise ValueError(f"{folder} is a run in another world than {runs[0]}; compare runs of one task at a time.")
         agent = Agent.load(Path(folder) / "agent.safetensors", config.encoder, config.pooling)
@@ -143,8 +145,10 @@ def evaluate_agents(
                 "success": played.success.tolist() if not by_return else None,
             },
         )
-        provenance = config.world.provenance()
+        provenance, published = config.world.provenance(), config.world.score_range
         config.world.close()
+    if score_range is None:
+        score_range = (published if by_return else None) or (0.0, 1.0)
     task = provenance.pop("environment")
     build = ", ".join(f"{name} {value}" for name, value in provenance.items())
     with warnings.catch_warnings():

@@ -11,12 +11,10 @@ from numpy.typing import NDArray
 
 from ocl.shapes import Batch
 from rl_probes.envs import procgen_library
+from rl_probes.envs.procgen_scores import EASY
 from rl_probes.envs.world import Outcome, World
 
-GAMES = (
-    "bigfish", "bossfight", "caveflyer", "chaser", "climber", "coinrun", "dodgeball", "fruitbot",
-    "heist", "jumper", "leaper", "maze", "miner", "ninja", "plunder", "starpilot",
-)  # fmt: skip
+GAMES = tuple(EASY)
 MODES = ("easy", "hard", "extreme", "memory", "exploration")
 LEVELS = 2**31 - 1
 """How many levels there are when their number is not limited."""
@@ -89,6 +87,7 @@ class ProcgenWorld(World):
             "restrict_themes": restrict_themes,
             "use_monochrome_assets": use_monochrome_assets,
         }
+        self.score_range = EASY[game] if distribution_mode == "easy" else None
         self._threads = min(num_envs, threads or os.cpu_count() or 1)
         self._private: dict[int, Any] = {}  # environments whose level was asked for, each with a pool of its own
         self._begin()

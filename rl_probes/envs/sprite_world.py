@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ocl.data.sprites import COLORS, SHAPES, SpriteRenderer, flip_y
 from ocl.shapes import Batch
 from rl_probes.envs.appearance import Appearance, Scenery
+from rl_probes.envs.named import task_of
 from rl_probes.envs.placement import START, place
 from rl_probes.envs.streams import Streams
 from rl_probes.envs.tasks import AGENT_SCALE, Integers, Task
@@ -36,7 +37,7 @@ class SpriteWorld(World):
     (B 3 0 0).
 
     Args:
-        task: what there is to do.
+        task: what there is to do, or its name: "object comparison N4C3S2S1"; see `rl_probes.envs.named.task_of`.
         num_envs: B.
         image_size: pixels along each side.
         seed: of the generator that new episodes take their seeds from.
@@ -44,7 +45,7 @@ class SpriteWorld(World):
             the same with and without.
 
     Raises:
-        ValueError: num_envs below 1.
+        ValueError: num_envs below 1, or an unknown name.
     """
 
     num_actions = len(MOVES)
@@ -52,7 +53,7 @@ class SpriteWorld(World):
 
     def __init__(
         self,
-        task: Task,
+        task: Task | str,
         num_envs: int = 1,
         image_size: int = 64,
         seed: int = 0,
@@ -60,11 +61,12 @@ class SpriteWorld(World):
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"SpriteWorld: num_envs must be at least 1, got {num_envs}.")
-        self.task, self.num_envs, self.image_size = task, num_envs, (image_size, image_size)
+        self.task = task_of(task) if isinstance(task, str) else task
+        self.num_envs, self.image_size = num_envs, (image_size, image_size)
         self._renderer = SpriteRenderer(image_size)
         self._scenery = Scenery(list(appearances), num_envs, image_size) if appearances else None
         self._generator = np.random.default_rng(seed)
-        objects = (num_envs, task.num_objects)
+        objects = (num_envs, self.task.num_objects)
         self.agent = np.full((num_envs, 2), START)
         self.position = np.zeros((*objects, 2))
         self.shape, self.color = np.zeros(objects, dtype=np.int64), np.zeros(objects, dtype=np.int64)

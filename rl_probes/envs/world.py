@@ -36,6 +36,8 @@ class World(ABC):
     image_size: tuple[int, int]
     fields: frozenset[str]
     """What `observe` can fill: "images" always, "segmentation" and "objects" where the simulator knows them."""
+    score_range: tuple[float, float] | None = None
+    """The returns that published tables count as 0 and 1, where there are such."""
 
     @abstractmethod
     def reset(self, indices: NDArray[np.int64] | None = None, seeds: NDArray[np.int64] | None = None) -> None:

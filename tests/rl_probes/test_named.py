@@ -130,3 +130,9 @@ def test_unknown_names_are_refused_with_what_there_is():
         Mixture([])
     with pytest.raises(ValueError, match="no difficulties"):
         Mixture.of_difficulty("N4C2S2S1")
+
+
+def test_a_world_takes_its_task_by_name():
+    assert SpriteWorld("push N2C3S1S1").provenance() == SpriteWorld(Push(2, COLORS[:3])).provenance()
+    with pytest.raises(ValueError, match="begins with"):
+        SpriteWorld("pull")

@@ -144,8 +144,7 @@ def two_runs(tmp_path_factory):
 
 
 def test_agents_are_evaluated_among_more_objects_than_they_were_trained_on(two_runs, capsys):
-    task = {"class_path": "rl_probes.envs.named.task_of", "init_args": {"name": "object comparison, 6 objects"}}
-    world = yaml.safe_dump({"task": task, "num_envs": 4}, default_flow_style=True)
+    world = "{task: 'object comparison, 6 objects', num_envs: 4}"
     options = ["--episodes", "4", "--split", "6 objects", "--world_arguments", world]
     results = main(
         [
