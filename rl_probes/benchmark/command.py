@@ -104,17 +104,19 @@ def benchmark(
 
 def _train(every: Sequence[Cell], processes: int, ray: bool, console: Console) -> dict[Cell, str]:
     """Run what is missing behind a live table; returns the errors of the cells that had one."""
-    missing = [cell for cell in every if cell.result() is None]
+    finished = {cell: result for cell in every if (result := cell.result()) is not None}
+    missing = [cell for cell in every if cell not in finished]
     errors: dict[Cell, str] = {}
     if not missing:
         return errors
-    with Live(live_table(every, [], errors), console=console, auto_refresh=False) as live:
+    with Live(live_table(every, finished, [], errors), console=console, auto_refresh=False) as live:
         for running, ended in over_ray(missing) if ray else locally(missing, processes):
             errors |= {cell: error for cell, error in ended.items() if error is not None}
+            finished |= {cell: result for cell in ended if (result := cell.result()) is not None}
             for cell, error in ended.items():
                 live.console.print(f"{cell.title}: {'done' if error is None else '[bold red]ended with an error'}")
             now = [cell for cell in running if cell not in ended]
-            live.update(live_table(every, now, errors), refresh=True)
+            live.update(live_table(every, finished, now, errors), refresh=True)
     return errors
 
 

@@ -137,7 +137,7 @@ class Cell:
     def result(self) -> dict[str, Any] | None:
         """The finished evaluation, as this cell asks for it, else None."""
         path = self.folder / EPISODES
-        if not path.is_file() or not ((self.folder / "agent.safetensors").is_file() or self.is_chance):
+        if not path.is_file():
             return None
         found: dict[str, Any] = read_json(path)
         return found if found["evaluation"] == self.evaluation else None

@@ -22,6 +22,9 @@ SPECIAL = str.maketrans(
         "×": r"$\times$",
         "→": r"$\to$",
         "–": "--",
+        "−": "$-$",
+        "↓": r"$\downarrow$",
+        "\u00a0": "~",
         "\n": " ",
     }
 )

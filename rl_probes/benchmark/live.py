@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from rich import box
@@ -12,7 +13,12 @@ from rl_probes.benchmark.grid import Cell
 from rl_probes.progress import read_progress
 
 
-def live_table(cells: Sequence[Cell], running: Collection[Cell], errors: Mapping[Cell, str]) -> Table:
+def live_table(
+    cells: Sequence[Cell],
+    finished: Mapping[Cell, dict[str, Any]],
+    running: Collection[Cell],
+    errors: Mapping[Cell, str],
+) -> Table:
     """Counts of cells, and of those that run: the steps and the success (or return) of the newest training rows."""
     shown = Table(box=box.SIMPLE_HEAD, title="agents", title_justify="left")
     for column in ("task", "representation"):
@@ -21,7 +27,7 @@ def live_table(cells: Sequence[Cell], running: Collection[Cell], errors: Mapping
         shown.add_column(column, justify="right")
     for task, name in dict.fromkeys((cell.task, cell.representation) for cell in cells):
         own = [cell for cell in cells if (cell.task, cell.representation) == (task, name)]
-        results = [result for cell in own if (result := cell.result()) is not None]
+        results = [finished[cell] for cell in own if cell in finished]
         newest = [rows[-1] for cell in own if cell in running and (rows := read_progress(cell.folder / "progress.csv"))]
         scores = [_score(next(iter(result["splits"].values()))) for result in results]
         shown.add_row(

@@ -24,12 +24,12 @@ def task_table(rows: Sequence[Row]) -> Table:
         [
             row["representation"],
             row["encoder"] or ABSENT,
-            ABSENT if row["tokens"] is None else f"{row['tokens']} × {row['dim']}",
+            ABSENT if row["tokens"] is None else f"{row['tokens']}\u00a0×\u00a0{row['dim']}",
             row["pooling"] or ABSENT,
             _number(row["steps"], ",.0f"),
-            ABSENT if row["encoder_seeds"] is None else f"{row['encoder_seeds']} × {row['agent_seeds']}",
+            ABSENT if row["encoder_seeds"] is None else f"{row['encoder_seeds']}\u00a0×\u00a0{row['agent_seeds']}",
             _interval(row["iqm"], row["low"], row["high"], row["few_seeds"]),
-            f"{row['mean']:.3f}" + ("" if row["std"] is None else f" ± {row['std']:.3f}"),
+            f"{row['mean']:.3f}" if row["std"] is None else (f"{row['mean']:.3f}", f"± {row['std']:.3f}"),
             _number(row["normalised"], "z.2f"),
             _number(row["steps_to_50"], ",.0f"),
             _number(row["steps_to_80"], ",.0f"),
@@ -49,6 +49,8 @@ def task_table(rows: Sequence[Row]) -> Table:
     )
     if first["zero_is"] is not None:
         caption += f"Normalised: {first['zero_is']:.3g} → 0, {first['one_is']:.3g} → 1. "
+    else:
+        caption += "Not normalised: no score_range, and no ceiling above chance. "
     caption += f"Environment: {first['build']}."
     missing = sum(row["missing_cells"] for row in rows)
     caption += f" {missing} cells with seeds that are not finished are left out." if missing else ""

@@ -146,6 +146,11 @@ def test_every_file_of_the_report(done: Path, capsys: pytest.CaptureFixture[str]
     assert not [word for word in page.split() if word.startswith(("src=", "href=")) and "data:" not in word]
     assert tex.count(r"\begin{tabular}") == tex.count(r"\end{tabular}") == 5
     assert tex.count("{") == tex.count("}")
+    assert tex.isascii()
+    assert (
+        r"5~$\times$~10 & DeepSetPooling & 300 & 1~$\times$~3 & 0.900 (0.800..1.000) & 0.900 ($\pm$ 0.100) & 1.00"
+        in tex
+    )
     assert r"random\_cnn" in tex
     manifest = read_json(done / "manifest.json")
     assert len(manifest["cells"]) == 12
