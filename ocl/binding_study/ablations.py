@@ -32,6 +32,10 @@ from ocl.objectives.vit import TrainableViT
 from ocl.shapes import IGNORE, Batch, images_as_float
 
 MASK_SEED = 0  # of the objective's own draws: the same masks and views whatever is changed
+INTACT, SHUFFLE, RANDOM, LENGTH, INJECT = (
+    "intact", "shuffle top subspace", "shuffle random subspace", "random move of equal length", "inject object mean",
+)  # fmt: skip
+Maker = Callable[[torch.Generator], Change | None]
 Row = dict[str, Any]
 """model, layer, rank, held, change, amount, measure, value (mean over draws), low, high (least and most), draws."""
 
@@ -120,12 +124,6 @@ def ablate(
 def can_be_ablated(encoder: PatchEncoder) -> bool:
     """Whether it reads blocks of a ViT, one of them last."""
     return isinstance(encoder, LayerTokens) and encoder.places[-1].startswith("block")
-
-
-INTACT, SHUFFLE, RANDOM, LENGTH, INJECT = (
-    "intact", "shuffle top subspace", "shuffle random subspace", "random move of equal length", "inject object mean",
-)  # fmt: skip
-Maker = Callable[[torch.Generator], Change | None]
 
 
 def _conditions(basis: Tensor, objects: Tensor, ablation: Ablation) -> Iterator[tuple[str, float, Maker, bool]]:

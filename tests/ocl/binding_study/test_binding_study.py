@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 import yaml
 from PIL import Image
@@ -28,7 +29,7 @@ from ocl.binding_study.maps import draw_maps, first_batch, patch_number, similar
 from ocl.binding_study.models import AnyEncoder, OwnViT, Studied, TimmViT
 from ocl.binding_study.patch_encoders import PatchEncoder
 from ocl.binding_study.rows import BOTH, CLASS_ORACLE, COLOUR, HUMAN, POSITION, Row, value_of
-from ocl.binding_study.settings import Fitting, Sampling
+from ocl.binding_study.settings import Fitting, Sampling, usual_probes
 from ocl.binding_study.study import Study
 from ocl.binding_study.table import table
 from ocl.files import read_json
@@ -377,6 +378,26 @@ def vit(image_size: tuple[int, int] = (32, 48), **arguments: Any) -> TimmViT:
 def command(folder: Path, train: Dataset[dict[str, Tensor]], **arguments: Any) -> None:
     settings = {"models": {"vit": vit()}, "sampling": SAMPLING, "fitting": FITTING, **arguments}
     binding(train, Cells(12, seed=2), folder, **settings)
+
+
+def test_any_timm_vit_is_studied_by_its_name_with_weights_from_a_file(tmp_path: Path) -> None:
+    published = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    save_file(published.state_dict(), tmp_path / "weights.safetensors")
+    name = "vit_tiny_patch16_224"
+    command(
+        tmp_path / "study",
+        Cells(8, seed=1),
+        models=None,
+        model=name,
+        weights=tmp_path / "weights.safetensors",
+        image_size=(64, 96),
+        fitting=replace(FITTING, epochs=1),
+        pictures=0,
+    )
+    rows = read_json(tmp_path / "study" / "results.json")
+    assert list(dict.fromkeys(row["model"] for row in rows)) == ["-", name, f"random ({name})"]
+    assert len({row["place"] for row in rows if row["model"] == name}) == 12
+    assert {row["probe"] for row in rows if row["model"] == f"random ({name})"} == {*usual_probes(3)}
 
 
 class Changed(Cells):
