@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor
 
-from ocl.hooks import AfterStep
 from ocl.objectives.base import Objective
 from ocl.shapes import Batch, images_as_float
-from ocl.training import VALIDATION_SEED
+from ocl.training import RepeatableTraining
 
 
-class ViTPretraining(LightningModule):
+class ViTPretraining(RepeatableTraining):
     """Minimise an objective with AdamW; validate with the same objective on held-out images.
-
-    Every step draws its masks and views from (seed, step, process) alone, validation from one fixed seed, as
-    `ObjectCentricTraining` does: a resumed run continues bit for bit.
 
     Args:
         objective: holds the ViT.
@@ -40,53 +34,14 @@ class ViTPretraining(LightningModule):
         betas: tuple[float, float] = (0.9, 0.95),
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        self.objective, self.schedule, self.seed = objective, schedule, seed
+        super().__init__(schedule, seed)
+        self.objective = objective
         self.learning_rate, self.weight_decay, self.betas = learning_rate, weight_decay, (betas[0], betas[1])
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        torch.manual_seed(self.seed + 7919 * self.global_step + 104_729 * self.global_rank)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         terms = self._terms(batch)
         self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=len(batch))
         return terms["loss"]
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        if isinstance(self.objective, AfterStep):
-            self.objective.after_step()
-
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
-        """Every `log_every_n_steps`, when the host waits for the figures anyway.
-
-        Raises:
-            ValueError: the loss is NaN or infinite, which no later step mends.
-        """
-        if self.global_step % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            loss = float(outputs["loss"])
-            if not math.isfinite(loss):
-                raise ValueError(
-                    f"the loss is {loss} at step {self.global_step}; look for images that are not finite, lower "
-                    "model.learning_rate or clip gradients (trainer.gradient_clip_val), and start in another folder."
-                )
-
-    def on_validation_epoch_start(self) -> None:
-        self._evaluation_state = torch.get_rng_state()
-        torch.manual_seed(VALIDATION_SEED)
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, "val")
-
-    def on_validation_epoch_end(self) -> None:
-        torch.set_rng_state(self._evaluation_state)
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch, "test")
-
-    on_test_epoch_end = on_validation_epoch_end
 
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
@@ -94,9 +49,9 @@ class ViTPretraining(LightningModule):
             {"params": [parameter for parameter in trained if _is_matrix(parameter)]},
             {"params": [parameter for parameter in trained if not _is_matrix(parameter)], "weight_decay": 0.0},
         ]
-        optimizer = torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return self._stepwise(
+            torch.optim.AdamW(groups, lr=self.learning_rate, betas=self.betas, weight_decay=self.weight_decay)
+        )
 
     def _terms(self, batch: Batch) -> dict[str, Tensor]:
         batch.images = images_as_float(batch.images)

@@ -1,8 +1,9 @@
-"""Training of object-centric models with Lightning: losses, metrics, optimiser. Nothing here knows about slots."""
+"""Training with Lightning: what every run shares, then losses, metrics and optimiser of object-centric models."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,61 +19,24 @@ from ocl.shapes import Batch, Output, frames_as_float
 VALIDATION_SEED = 2**31 - 1
 
 
-class ObjectCentricTraining(LightningModule):
-    """Minimise a weighted sum of losses with Adam; validate with segmentation metrics on decoder masks.
+class RepeatableTraining(LightningModule, ABC):
+    """Steps that are a function of their number, and runs that end when their loss is no number.
 
-    Every training step reseeds torch from (seed, step, process), so that random starts and dropout are a function of
-    the step alone: a resumed run continues bit for bit and no generator state needs saving. Validation draws from one
-    fixed seed: figures of different steps differ by the weights only. Weak labels of a batch (`Batch.hints`) reach the
-    model in validation too, so starts that are conditioned on them are validated with them; frozen models never are.
+    Every training step reseeds torch from (seed, step, process), so that random starts, masks and dropout are a
+    function of the step alone: a resumed run continues bit for bit and no generator state needs saving. Validation
+    draws from one fixed seed: figures of different steps differ by the weights only.
 
     Args:
-        model: the model to train.
-        losses: name -> (`Output`, `Batch`) -> scalar.
         schedule: optimiser step -> factor on the learning rate (`ocl.schedules`).
-        weights: name -> factor; 1 where absent.
-        learning_rate, weight_decay: of AdamW (plain Adam at the default weight decay of 0).
         seed: of the random draws in training.
     """
 
-    def __init__(
-        self,
-        model: ObjectCentricModel,
-        losses: dict[str, nn.Module],
-        schedule: Callable[[int], float],
-        weights: dict[str, float] | None = None,
-        learning_rate: float = 4e-4,
-        weight_decay: float = 0.0,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, schedule: Callable[[int], float], seed: int) -> None:
         super().__init__()
-        if not losses:
-            raise ValueError("training needs at least one loss.")
-        unknown = sorted(set(weights or {}) - set(losses))
-        if unknown:
-            raise ValueError(f"weights name {unknown}, which are not among the losses {sorted(losses)}.")
-        self.model = model
-        self.losses = nn.ModuleDict(losses)
-        self.schedule = schedule
-        self.weights = {name: (weights or {}).get(name, 1.0) for name in losses}
-        self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
-        self.metrics = SegmentationMetrics()
-        for loss in losses.values():
-            if isinstance(loss, ReadsModel):
-                loss.attach(model)
+        self.schedule, self.seed = schedule, seed
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        mixed = (
-            torch.tensor([self.seed, self.global_step, self.global_rank]).mul(torch.tensor([1, 7919, 104_729])).sum()
-        )
-        torch.manual_seed(int(mixed))
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        batch.images = frames_as_float(batch.images)
-        total, terms = self._losses(self.model(batch.images, hints=batch.hints), batch)
-        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=len(batch))
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
-        return total
+        torch.manual_seed(self.seed + 7919 * self.global_step + 104_729 * self.global_rank)
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
@@ -102,7 +66,6 @@ class ObjectCentricTraining(LightningModule):
         self._evaluate(batch, "val")
 
     def on_validation_epoch_end(self) -> None:
-        self._log_metrics("val")
         torch.set_rng_state(self._evaluation_state)
 
     on_test_epoch_start = on_validation_epoch_start
@@ -110,15 +73,76 @@ class ObjectCentricTraining(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._evaluate(batch, "test")
 
+    on_test_epoch_end = on_validation_epoch_end
+
+    @abstractmethod
+    def _evaluate(self, batch: Batch, split: str) -> None:
+        """Log the figures of a batch under "split/name"."""
+
+    def _stepwise(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """The optimiser with its rate scheduled by steps, as Lightning reads it."""
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+class ObjectCentricTraining(RepeatableTraining):
+    """Minimise a weighted sum of losses with Adam; validate with segmentation metrics on decoder masks.
+
+    Weak labels of a batch (`Batch.hints`) reach the model in validation too, so starts that are conditioned on them are
+    validated with them; frozen models never are.
+
+    Args:
+        model: the model to train.
+        losses: name -> (`Output`, `Batch`) -> scalar.
+        schedule: optimiser step -> factor on the learning rate (`ocl.schedules`).
+        weights: name -> factor; 1 where absent.
+        learning_rate, weight_decay: of AdamW (plain Adam at the default weight decay of 0).
+        seed: of the random draws in training.
+    """
+
+    def __init__(
+        self,
+        model: ObjectCentricModel,
+        losses: dict[str, nn.Module],
+        schedule: Callable[[int], float],
+        weights: dict[str, float] | None = None,
+        learning_rate: float = 4e-4,
+        weight_decay: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(schedule, seed)
+        if not losses:
+            raise ValueError("training needs at least one loss.")
+        unknown = sorted(set(weights or {}) - set(losses))
+        if unknown:
+            raise ValueError(f"weights name {unknown}, which are not among the losses {sorted(losses)}.")
+        self.model = model
+        self.losses = nn.ModuleDict(losses)
+        self.weights = {name: (weights or {}).get(name, 1.0) for name in losses}
+        self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.metrics = SegmentationMetrics()
+        for loss in losses.values():
+            if isinstance(loss, ReadsModel):
+                loss.attach(model)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        batch.images = frames_as_float(batch.images)
+        total, terms = self._losses(self.model(batch.images, hints=batch.hints), batch)
+        self.log_dict({f"train/{name}": term.detach() for name, term in terms.items()}, batch_size=len(batch))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        return total
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_metrics("val")
+        super().on_validation_epoch_end()
+
     def on_test_epoch_end(self) -> None:
         self._log_metrics("test")
-        torch.set_rng_state(self._evaluation_state)
+        super().on_test_epoch_end()
 
     def configure_optimizers(self) -> Any:
         parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return self._stepwise(torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay))
 
     def _losses(self, output: Output, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         terms = {name: loss(output, batch) for name, loss in self.losses.items()}
