@@ -5,6 +5,7 @@ from ocl.representations.binding_slots import BindingSlots, CosineSimilarity
 from ocl.representations.masked import MaskedObjectEncoder
 from ocl.representations.oracle import OracleMasks, OracleObjects
 from ocl.representations.pooled import SlotMean
+from ocl.representations.positioned import WithPositions
 from ocl.representations.slot_model import FrozenSlotModel
 from ocl.representations.tokens import Pixels, RandomCNN, Tokens, ViTPatches, ViTPooled
 
@@ -22,4 +23,5 @@ __all__ = [
     "Tokens",
     "ViTPatches",
     "ViTPooled",
+    "WithPositions",
 ]

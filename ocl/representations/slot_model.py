@@ -55,8 +55,17 @@ class FrozenSlotModel(ObjectEncoder):
         self.register_buffer("noise", noise)
 
     def encode(self, batch: Batch) -> Slots:
+        return self._slots(batch, None)
+
+    @torch.no_grad()
+    def following(self, batch: Batch, previous: Tensor) -> Slots:
+        """The slots of frames whose iterations start from the slots of the frames before, `previous` (B K D): objects
+        tend to keep their slots. The output then depends on more than the image."""
+        return self._slots(batch, previous)
+
+    def _slots(self, batch: Batch, initial: Tensor | None) -> Slots:
         features = self.model.encoder(images_at(batch.images, self.image_size))
-        grouped = self.model.group(features, self.num_slots, self.noise)
+        grouped = self.model.group(features, self.num_slots, self.noise, initial=initial)
         slots: Slots = grouped.slots
         if self.decoder_masks:
             slots.masks = self.model.decode(grouped).masks
