@@ -28,21 +28,10 @@ def encode(masks: Tensor) -> list[RLE]:
     Raises:
         ValueError: not (n H W), not bool, or no pixels.
     """
-    if masks.ndim != 3 or masks.dtype != torch.bool or 0 in masks.shape[1:]:
-        raise ValueError(f"masks must be (n, H, W) bool with pixels, got {tuple(masks.shape)} {masks.dtype}.")
-    height, width = masks.shape[1:]
-    step = max(1, _CHUNK // (height * width))
-    codes = []
-    for part in masks.split(step):
-        changes, owners = _changes_on_device(part) if part.is_cuda else _changes(part)
-        # Every mask's last run ends with the mask; a change there is the first pixel of the next one.
-        ends = np.arange(1, len(part) + 1) * (height * width)
-        runs = np.diff(np.sort(np.concatenate([changes, ends])), prepend=0).tolist()
-        stop = 0
-        for count in owners.tolist():
-            start, stop = stop, stop + count + 1
-            codes.append({"size": [height, width], "counts": runs[start:stop]})
-    return codes
+    runs, lengths = _runs_of(masks)
+    listed = runs.tolist()
+    size = list(masks.shape[1:])
+    return [{"size": list(size), "counts": listed[start:stop]} for start, stop in _spans(lengths)]
 
 
 def decode(codes: Sequence[RLE]) -> Tensor:
@@ -89,30 +78,45 @@ def boxes(codes: Sequence[RLE]) -> Tensor:
     return torch.from_numpy(np.where(empty, 0, np.concatenate([lowest, highest - lowest + 1], axis=1)))
 
 
-def compress(codes: Sequence[RLE]) -> list[RLE]:
+def compress(codes: Sequence[RLE] | Tensor) -> list[RLE]:
     """Codes with COCO's text in the place of runs; text stays as it is.
+
+    Masks (n H W) bool may be given instead of their codes, which saves a Python number for every run.
 
     From the fourth run on a run is written as its difference to the one two before (objects have straight edges), in
     characters of five bits, lowest first, with a sixth bit that says that more follow.
+
+    Raises:
+        ValueError: see `encode` and `decode`.
     """
-    runs, lengths = _runs(codes)
-    values = runs.copy()
-    far = _places(lengths) > 2
-    values[far] -= runs[np.flatnonzero(far) - 2]
-    characters = np.empty((len(values), _LONGEST), dtype=np.uint8)
-    keep = np.zeros_like(characters, dtype=bool)
-    more = np.ones(len(values), dtype=bool)
-    for digit in range(_LONGEST):
-        keep[:, digit] = more
-        bits = values & 31
-        values >>= 5
-        more &= values != -(bits >> 4)  # what is left is not just the sign, which the highest bit tells
-        characters[:, digit] = bits + 32 * more + 48
-    text = characters[keep].tobytes().decode("ascii")
-    stops = np.append(0, np.cumsum(keep.sum(axis=1)))[np.append(0, np.cumsum(lengths))].tolist()
+    if isinstance(codes, Tensor):
+        (runs, lengths), sizes = _runs_of(codes), [list(codes.shape[1:])] * len(codes)
+    else:
+        (runs, lengths), sizes = _runs(codes), [code["size"] for code in codes]
+    rest = runs.copy()
+    rest[2:] -= runs[:-2]
+    starts = (np.cumsum(lengths) - lengths)[lengths > 0]
+    for near in range(3):  # the first three of every mask stay as they are
+        place = starts[lengths[lengths > 0] > near] + near
+        rest[place] = runs[place]
+    first, rest, more = _digit(rest)
+    counts = 1 + more
+    index = np.flatnonzero(more)  # most runs need one character, so every further one is computed where there is one
+    further = []
+    while len(index):
+        character, rest, more = _digit(rest[more])
+        further.append((index, character))
+        index = index[more]
+        counts[index] += 1
+    ends = np.cumsum(counts)
+    characters = np.repeat(first, counts)
+    for number, (index, character) in enumerate(further, start=1):
+        characters[ends[index] - counts[index] + number] = character
+    text = characters.tobytes().decode("ascii")
+    written = np.append(0, ends)[np.append(0, np.cumsum(lengths))]
     return [
-        {"size": list(code["size"]), "counts": text[start:stop]}
-        for code, start, stop in zip(codes, stops[:-1], stops[1:], strict=True)
+        {"size": list(size), "counts": text[start:stop]}
+        for size, (start, stop) in zip(sizes, _spans(np.diff(written)), strict=True)
     ]
 
 
@@ -123,6 +127,37 @@ def decompress(code: RLE) -> RLE:
         ValueError: text that is cut off or is not COCO's.
     """
     return {"size": list(code["size"]), "counts": _counts(code).tolist()}
+
+
+def _runs_of(masks: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The runs of all masks (n H W) in one row, and (n) how many each has."""
+    if masks.ndim != 3 or masks.dtype != torch.bool or 0 in masks.shape[1:]:
+        raise ValueError(f"masks must be (n, H, W) bool with pixels, got {tuple(masks.shape)} {masks.dtype}.")
+    area = masks.shape[1] * masks.shape[2]
+    runs, lengths = [np.zeros(0, dtype=np.int64)], [np.zeros(0, dtype=np.int64)]
+    for part in masks.split(max(1, _CHUNK // area)) if len(masks) else ():
+        changes, owners = _changes_on_device(part) if part.is_cuda else _changes(part)
+        # Every mask's last run ends with the mask; a change there is the first pixel of the next one.
+        ends = np.arange(1, len(part) + 1) * area
+        runs.append(np.diff(np.sort(np.concatenate([changes, ends])), prepend=0))
+        lengths.append(owners + 1)
+    return np.concatenate(runs), np.concatenate(lengths)
+
+
+def _digit(
+    values: NDArray[np.int64],
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], NDArray[np.bool_]]:
+    """The character of the lowest five bits of every value, what is left of it, and whether that needs another."""
+    bits = values & 31
+    rest = values >> 5
+    more = rest != -(bits >> 4)  # not just the sign, which the highest bit tells
+    return (bits + 32 * more + 48).astype(np.uint8), rest, more
+
+
+def _spans(lengths: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """Where each of the rows of these lengths starts and stops."""
+    stops = np.cumsum(lengths)
+    return list(zip((stops - lengths).tolist(), stops.tolist(), strict=True))
 
 
 def _changes(masks: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -103,3 +103,18 @@ def test_what_is_refused() -> None:
     for text in ("", "\x00", whole["counts"][:-1], "o" * 20 + "0"):
         with pytest.raises(ValueError, match=r"is not the compressed text|must fill"):
             rle.decode([{**whole, "counts": text}])
+
+
+@pytest.mark.parametrize("masks", CASES.values(), ids=CASES.keys())
+def test_masks_are_compressed_as_their_codes_are(masks: Tensor) -> None:
+    expected = [code["counts"].decode() for code in coco.encode(np.asfortranarray(masks.permute(1, 2, 0).byte()))]
+    for form in (masks, rle.encode(masks)):
+        assert rle.compress(form) == [{"size": list(masks.shape[1:]), "counts": text} for text in expected]
+
+
+def test_no_masks_have_no_codes() -> None:
+    for form in (torch.zeros(0, 4, 5, dtype=torch.bool), []):
+        assert rle.compress(form) == []
+    assert rle.encode(torch.zeros(0, 4, 5, dtype=torch.bool)) == []
+    with pytest.raises(ValueError, match="bool with pixels"):
+        rle.compress(torch.zeros(1, 4, 5))
