@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -47,12 +48,20 @@ def discover(
         percentile bootstrap over images), images (how many counted).
 
     Raises:
-        ValueError: an encoder without masks, batches without a segmentation, or recorded images that are not the same.
+        ValueError: an encoder without masks, batches without a segmentation, recorded images that are not the same, or
+            a name that is there twice.
     """
     slots = sorted({encoder.num_slots for encoder in encoders.values() if isinstance(encoder, ObjectEncoder)})
     recorded = recorded or {}
+    cells = [(rows := max(1, round(count**0.5)), max(1, round(count / rows))) for count in slots]
+    grids = {f"grid {rows} x {columns}": (rows, columns) for rows, columns in cells}
+    names = [*encoders, *recorded, *grids, "whole image"]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(
+            f"every row of the table needs a name of its own, {', '.join(twice)} is there twice; rename it."
+        )
     found: dict[str, list[dict[str, PerImage]]] = {}
-    for batch, *others in zip(batches, *recorded.values(), strict=True):
+    for batch, *others in _together(batches, recorded):
         if batch.segmentation is None:
             raise ValueError("discover needs images with a true segmentation; this data set gives none.")
         size = (int(batch.segmentation.shape[-2]), int(batch.segmentation.shape[-1]))
@@ -61,11 +70,8 @@ def discover(
             if other.segmentation is None or not torch.equal(other.images, batch.images):
                 raise ValueError(f"{name} must hold segmentations of the same images in the same order.")
             predictions[name] = (other.segmentation, None)
-        for count in slots:
-            rows = max(1, round(count**0.5))
-            columns = max(1, round(count / rows))
-            labels = grid_labels(size, rows, columns).expand(len(batch), -1, -1)
-            predictions[f"grid {rows} x {columns}"] = (labels, None)
+        for name, (rows, columns) in grids.items():
+            predictions[name] = (grid_labels(size, rows, columns).expand(len(batch), -1, -1), None)
         predictions["whole image"] = (torch.zeros(len(batch), *size, dtype=torch.long), None)
         for name, (prediction, valid) in predictions.items():
             measures = segmentation_measures(prediction, batch.segmentation, valid, background)
@@ -89,6 +95,16 @@ def table(rows: Rows, title: str = "Object discovery") -> Table:
         cells = [row for row in rows if row["name"] == name]
         drawn.add_row(name, *(f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells))
     return drawn
+
+
+def _together(batches: Iterable[Batch], recorded: Mapping[str, Iterable[Batch]]) -> Iterator[tuple[Batch, ...]]:
+    """The batches beside the recorded ones."""
+    for parts in zip_longest(batches, *recorded.values()):
+        if lacking := [name for name, part in zip(("batches", *recorded), parts, strict=True) if part is None]:
+            raise ValueError(
+                f"{' and '.join(lacking)} ended before the others; give the same images in the same order."
+            )
+        yield tuple(part for part in parts if part is not None)
 
 
 def _prediction(name: str, output: Slots | Masks) -> tuple[Tensor, Tensor | None]:

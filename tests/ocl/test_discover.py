@@ -59,6 +59,17 @@ def test_mask_sources_and_recorded_segmentations() -> None:
     swapped[1].images = swapped[1].images + 0.1
     with pytest.raises(ValueError, match="recorded must hold segmentations of the same images"):
         discover({}, batches, recorded={"recorded": swapped})
+    with pytest.raises(ValueError, match="recorded ended before the others"):
+        discover({}, batches, recorded={"recorded": batches[:1]})
+    with pytest.raises(ValueError, match="batches ended before the others"):
+        discover({}, batches[:1], recorded={"recorded": batches})
+
+
+def test_no_row_hides_another() -> None:
+    batches = [quadrants(1)]
+    for name in ("whole image", "grid 2 x 2", "recorded"):
+        with pytest.raises(ValueError, match=f"{name} is there twice"):
+            discover({"slots": TrueMasks(), name: TrueSegments()}, batches, recorded={"recorded": batches})
 
 
 def test_the_best_of_overlapping_masks_is_on_top() -> None:

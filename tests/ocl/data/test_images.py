@@ -193,7 +193,7 @@ def test_pixels_of_odd_files_are_those_of_ocl_masks(tmp_path):
     assert (np.asarray(read_image(tmp_path / "palette.png"))[colours[..., 0] % 4 == 0] == 255).all()
     for name in ("deep.png", "alpha.png", "palette.png"):
         whole = np.asarray(read_image(tmp_path / name)).transpose(2, 0, 1)
-        assert torch.equal(read_pixels(tmp_path / name), torch.from_numpy(whole))
+        assert torch.equal(read_pixels(tmp_path / name), torch.from_numpy(whole.copy()))
     (tmp_path / "deep.tif").unlink()
     (tmp_path / "folder.png").mkdir()
     assert len(ImageFolder(tmp_path, 16)) == 3
