@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ocl.masks.framing import AroundMask, Frame, WholeImage
+from ocl.masks.framing import AroundImage, AroundMask, Frame
 from ocl.masks.resampling import Squares, resample
 from ocl.shapes import images_as_float
 
@@ -45,7 +45,7 @@ class Grey:
         if size < 1 or not 0 <= fill <= 1:
             raise ValueError(f"size must be at least 1 and fill lie in [0, 1], got size {size} and fill {fill}.")
         self.size = size
-        self.frame = WholeImage() if frame is None else frame
+        self.frame = AroundImage() if frame is None else frame
         self.fill = fill
 
     def __call__(self, images: Tensor, masks: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ class Frame(Protocol):
     def __call__(self, masks: Tensor) -> Squares: ...
 
 
-class WholeImage:
+class AroundImage:
     """The smallest square that holds the image, centred on it."""
 
     def __call__(self, masks: Tensor) -> Squares:
@@ -35,7 +35,7 @@ class CentreSquare:
 
 class AroundMask:
     """The smallest square around the mask's box: side max(height, width) of the box, centred on it, rounded down to
-    whole pixels. An empty mask gets the square of `WholeImage`.
+    whole pixels. An empty mask gets the square of `AroundImage`.
 
     Args:
         pad_ratio: room left on either side of the box, as a share of its longer side.
@@ -63,7 +63,7 @@ class AroundMask:
             left, top = (left + right - 1) // 2 - side // 2, (top + bottom - 1) // 2 - side // 2
         else:
             left, top = (left + right - side) // 2, (top + bottom - side) // 2
-        whole = WholeImage()(masks)
+        whole = AroundImage()(masks)
         longest = max(height, width)
         return Squares(
             torch.where(empty, whole.left, left),

@@ -8,7 +8,7 @@ import torchvision.transforms.functional as TF
 from PIL import Image
 
 from ocl.masks.apply import Alpha, Black, Blur, Grey, GreyCrop, OccamV1, Unmasked
-from ocl.masks.framing import AroundMask, CentreSquare, WholeImage, mask_boxes
+from ocl.masks.framing import AroundImage, AroundMask, CentreSquare, mask_boxes
 from ocl.masks.resampling import Squares, resample
 
 SIZE = 224
@@ -234,7 +234,7 @@ def test_boxes_of_soft_masks_take_the_upper_half_of_their_own_range():
 
 def test_frames_of_an_empty_mask_are_the_whole_image():
     empty = torch.zeros(1, 1, 20, 30)
-    around, whole = AroundMask()(empty), WholeImage()(empty)
+    around, whole = AroundMask()(empty), AroundImage()(empty)
     assert (around.left, around.top, around.side) == (whole.left, whole.top, whole.side)
 
 
