@@ -124,7 +124,8 @@ def shorten_binding(content: dict[str, Any]) -> list[str]:
 
 
 def shorten_ppo(content: dict[str, Any]) -> list[str]:
-    return ["--world.init_args.num_envs=8", "--ppo.n_steps=16", "--ppo.batch_size=64", "--total_steps=256"]
+    inner = ".world.init_args" * ("world" in content["world"]["init_args"])
+    return [f"--world.init_args{inner}.num_envs=8", "--ppo.n_steps=16", "--ppo.batch_size=64", "--total_steps=256"]
 
 
 def shorten_evaluate(content: dict[str, Any]) -> list[str]:

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+import ocl
 from ocl.representations.base import ObjectEncoder
 from ocl.shapes import Batch, Slots
 from rl_probes.envs.world import Outcome, World
@@ -36,7 +37,7 @@ class SlotMemory(World):
 
     Args:
         world: is driven by this one from now on; episodes take their seeds from `seed`.
-        encoder: what turns frames into slots.
+        encoder: what turns frames into slots; a text is the checkpoint of one, see `ocl.load`.
         frames: how many are stacked, slot by slot. Makes sense where slots keep their order from frame to frame: with
             `carry`, patches, lists of objects.
         carry: start the slots of a frame from those of the frame before.
@@ -48,8 +49,9 @@ class SlotMemory(World):
     """
 
     def __init__(
-        self, world: World, encoder: ObjectEncoder, frames: int = 1, carry: bool = False, seed: int = 0
+        self, world: World, encoder: ObjectEncoder | str, frames: int = 1, carry: bool = False, seed: int = 0
     ) -> None:
+        encoder = ocl.load(encoder) if isinstance(encoder, str) else encoder
         if frames < 1:
             raise ValueError(f"SlotMemory: frames must be at least 1, got {frames}.")
         if carry and not isinstance(encoder, Follows):
