@@ -19,6 +19,8 @@ from scipy.io import savemat
 import ocl.cli
 import rl_probes.cli
 from ocl import checkpoints
+from ocl.binding.probes import Quadratic
+from ocl.binding.saved import save_probe
 from ocl.data.scenes import Scenes
 from ocl.data.sprite_scenes import SpriteScenes
 from ocl.data.stored import StoredScenes
@@ -326,6 +328,24 @@ def runs_read(content: dict[str, Any]) -> set[Path]:
     return {Path(model["init_args"]["run"]) for model in models if "run" in model.get("init_args", {})}
 
 
+def weights_read(content: Any) -> set[Path]:
+    """The files of weights below runs/ that a config reads."""
+    if not isinstance(content, dict):
+        return set()
+    own = {Path(content["weights"])} if str(content.get("weights")).startswith("runs/") else set()
+    return own.union(*map(weights_read, content.values()))
+
+
+def stand_in_for(weights: Path) -> None:
+    """The weights of a ViT that is hardly trained, or probes of its six blocks that answer whatever."""
+    if weights.name == "vit.safetensors":
+        hardly_trained(weights.parent)
+        return
+    probe = Quadratic(96, layers=6)
+    torch.nn.init.normal_(probe.weight)
+    save_probe(probe, weights)
+
+
 def hardly_trained(run: Path) -> None:
     """The run of the config that makes it, shortened."""
     (path,) = (path for path in CONFIGS if read(path).get("trainer", {}).get("default_root_dir") == run.as_posix())
@@ -376,6 +396,8 @@ def test_a_config_runs(path: Path, elsewhere: Path) -> None:
         untrained_checkpoint(elsewhere / folder)
     for folder in runs_read(content):
         hardly_trained(folder)
+    for file in weights_read(content):
+        stand_in_for(file)
     for folder in images_read(content):
         generate(SpriteScenes(SCENES), elsewhere / folder, progress=False)
     absolute = [str(ROOT / word) if word.startswith("configs/") else word for word in words[1:]]
@@ -406,6 +428,7 @@ def test_what_a_config_reads_another_one_makes() -> None:
     for path, content in contents.items():
         missing = {*checkpoints_read(content), *images_read(content)} - made
         missing |= {run for run in runs_read(content) if run / "model" not in made}
+        missing |= {file for file in weights_read(content) if not made & {file.parent / "model", *file.parents}}
         missing |= set(map(Path, content.get("runs", []))) - made
         assert not missing, f"{path} reads {missing}, which no config here makes"
 
