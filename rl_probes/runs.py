@@ -74,10 +74,11 @@ def read_run(
             built.
     """
     described, seed = _read(folder, trust)
-    taken = arguments_of(described["encoder"])
     world = {} if world_arguments is None else world_arguments.content
     encoder = {} if encoder_arguments is None else encoder_arguments.content
-    encoder = {name: value for name, value in encoder.items() if name in taken}
+    if encoder:
+        taken = arguments_of(described["encoder"])
+        encoder = {name: value for name, value in encoder.items() if name in taken}
     for part, changes in (("world", world), ("encoder", encoder)):
         if changes:
             described[part] = described[part] | {"init_args": (described[part].get("init_args") or {}) | changes}

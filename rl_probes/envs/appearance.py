@@ -6,7 +6,7 @@ what they were. They are this library's own; no publication fixes them.
 
 from __future__ import annotations
 
-from typing import Any
+from collections import Counter
 
 import numpy as np
 from numpy.typing import NDArray
@@ -135,9 +135,11 @@ class Scenery:
     def _draw(self, index: int) -> None:
         self._behind[index], self._light[index] = 0.0, 1.0
         size = self._behind.shape[-1]
+        met: Counter[str] = Counter()
         for appearance in self.appearances:
-            words: list[Any] = [int(self.seeds[index]) % 2**64, *type(appearance).__name__.encode()]
-            generator = np.random.default_rng(words)
+            name = type(appearance).__name__
+            generator = np.random.default_rng([int(self.seeds[index]) % 2**64, met[name], *name.encode()])
+            met[name] += 1
             self._behind[index] = appearance.behind(generator, self._behind[index])
             light = appearance.light(generator, size)
             if light is not None:

@@ -95,6 +95,11 @@ def test_shifts_add_up_and_do_not_disturb_each_other():
     assert (both - expected).abs()[bright].max() < 3
 
 
+def test_two_shifts_of_a_kind_are_two():
+    one, two = (frames(*[Distracted(count=3)] * count, steps=0)[0] for count in (1, 2))
+    assert (one.images != two.images).flatten(1).any(dim=1).all()
+
+
 def test_the_look_belongs_to_the_episode_and_its_state():
     shifts = [Textured(), Lit(), Distracted()]
     alone, among = SpriteWorld(Push(), 1, appearances=shifts), SpriteWorld(Push(), 5, seed=2, appearances=shifts)
