@@ -28,13 +28,15 @@ def rows_of(
     classes: Sequence[str],
     group_names: Sequence[str],
     seed: int,
+    group_ratios: Sequence[float] | None = None,
 ) -> list[Row]:
     """Measures of every way to score and select, each over all images once.
 
     "gap" is accuracy minus worst group. "any correct" is the share of images with a segment that is classified right.
     "chance" is given for scores that use the label (of class-aided selection on random logits, for the observed number
     of segments and classes) and "above chance" is what accuracy has over it. "whole image instead" is the share of
-    images to which the source gave no segment. "group: <name>" is the accuracy of one group.
+    images to which the source gave no segment. "group: <name>" is the accuracy of one group. "in-distribution" weighs
+    the groups by `group_ratios`, where these are known.
     """
     oracle = {score.name: _oracle(score) for score in scores}
     single = bool((answers.counts == 1).all())
@@ -50,6 +52,8 @@ def rows_of(
             "whole image instead": _plain(float(answers.without.double().mean()), len(predictions)),
             "any correct": _share(answers.any_correct),
         }
+        if group_ratios is not None:
+            figures["in-distribution"] = counts.weighted(group_ratios)
         label = "" if single else oracle[way[0]]
         if label == "class":
             chance = class_aided_chance(answers.counts, len(classes))

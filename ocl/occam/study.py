@@ -73,11 +73,11 @@ class Study:
         members = [member.to(self.device) for member in self.ensemble(self.application, folder, seed)]
         classifier = SegmentClassifier(self.application, members)
         rows: list[Row] = []
-        names = self.group_names()
+        names, ratios = self.group_names(), getattr(self.dataset, "group_ratios", None)
         with torch.no_grad():
             for name, source in self.sources.items():
                 answers = answer(self._batches(), source, classifier, self.scores, self.selections)
-                rows += rows_of(name, answers, self.scores, classifier.classes, names, seed)
+                rows += rows_of(name, answers, self.scores, classifier.classes, names, seed, ratios)
             batch = next(self._batches())
             score = next(score for score in self.scores if score.name == self.sheet.score)
             source = self.sources[self.sheet.source]

@@ -168,6 +168,18 @@ def test_rows_on_paper():
     assert accuracy["high"] - accuracy["low"] == pytest.approx(2 * 1.96 * (2 / 9 / 36) ** 0.5, rel=0.2)
 
 
+def test_in_distribution_accuracy_weighs_the_groups_as_in_training(tmp_path):
+    """Without masks the groups on their own colour are right, all others wrong."""
+    ratios = [0.3 if label == behind else 0.1 / 6 for label in range(3) for behind in range(3)]
+    rows = rows_of("none", answers_of(WholeImage()), [MaximumProbability()], CLASSES, GROUPS, 0, ratios)
+    assert values(rows, "in-distribution") == pytest.approx([0.9])
+    dataset = ColoredBoxes()
+    dataset.group_ratios = ratios
+    parts = {name: part for name, part in settings("", dataset=dataset).items() if name not in ("seeds", "folder")}
+    measured = [row for row in Study(**parts).run(0, tmp_path) if row["measure"] == "in-distribution"]
+    assert [row["value"] for row in measured if row["source"] == "none"] == pytest.approx([0.9])
+
+
 def test_scores_that_read_the_label_stand_beside_their_chance():
     scores = [SizePrior(), BoxIoU(), ClassAided()]
     found = answers_of(Grid(2, 2), scores)
