@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 from scipy.io import savemat
 
 import ocl.cli
@@ -33,7 +35,7 @@ from rl_probes.recording import Recording
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
 PROGRAMS = {"ocl": ocl.cli.main, "rl-probes": rl_probes.cli.main}
-STEPS, SCENES = 2, 48
+STEPS, SCENES, BIRDS = 2, 48, 12
 
 
 def command_of(path: Path) -> list[str]:
@@ -116,8 +118,11 @@ def shorten_masks(content: dict[str, Any]) -> list[str]:
 
 
 def shorten_occam(content: dict[str, Any]) -> list[str]:
+    flags = [*fewer("dataset", content["dataset"]), "--seeds=[0]"]
+    if "recipe" not in content["ensemble"]["init_args"]:  # nothing is trained
+        return flags
     recipe = [f"--ensemble.init_args.recipe.{name}" for name in ("steps=4", "batch_size=8", "warmup_steps=1")]
-    return [*fewer("dataset", content["dataset"]), *recipe, "--ensemble.init_args.members=2", "--seeds=[0]"]
+    return [*flags, *recipe, "--ensemble.init_args.members=2"]
 
 
 def shorten_binding(content: dict[str, Any]) -> list[str]:
@@ -214,7 +219,8 @@ def check_occam(content: dict[str, Any]) -> None:
     rows = read_json(folder / "results.json")
     assert list(dict.fromkeys(row["source"] for row in rows)) == list(content["sources"])
     accuracies = [row for row in rows if row["measure"] == "accuracy"]
-    assert all(row["images"] == SCENES and 0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in accuracies)
+    images = SCENES if fewer("dataset", content["dataset"]) else BIRDS
+    assert all(row["images"] == images and 0 <= row["low"] <= row["value"] <= row["high"] <= 1 for row in accuracies)
     assert (folder / "seed-0" / "selected.png").is_file()
 
 
@@ -306,6 +312,42 @@ def photographs(folder: Path) -> None:
             savemat(folder / "groundTruth" / split / f"{index}.mat", {"groundTruth": people})
 
 
+def birds(folder: Path) -> None:
+    """Waterbirds in small: the same layout, noise under the names of four species, BIRDS of them for testing."""
+    species = ("001.Black_footed_Albatross", "118.House_Sparrow", "021.Eastern_Towhee", "127.Savannah_Sparrow")
+    generator = np.random.default_rng(0)
+    lines = ["img_id,img_filename,y,split,place,place_filename"]
+    for number in range(2 * BIRDS):
+        name = f"{species[number % 4]}/Bird_{number:04d}.jpg"
+        lines.append(
+            f"{number + 1},{name},{(number + 1) % 2},{0 if number < BIRDS else 2},{number // 4 % 2},/o/ocean/1.jpg"
+        )
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (40, 60, 3), dtype=np.uint8)).save(folder / name)
+    (folder / "metadata.csv").write_text("\n".join(lines))
+
+
+def clip_models(content: Any) -> set[Path]:
+    """The folders of CLIP models that a config reads."""
+    if isinstance(content, list):
+        return set().union(*map(clip_models, content))
+    if not isinstance(content, dict):
+        return set()
+    name = str(content.get("name", ""))
+    return set().union({Path(name[10:])} if name.startswith("local-dir:") else (), *map(clip_models, content.values()))
+
+
+def untrained_clip(folder: Path) -> None:
+    """A small CLIP with random weights, in the files of a large one."""
+    vision = {"image_size": 224, "layers": 1, "width": 16, "head_width": 8, "patch_size": 56}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1}
+    sizes = {"embed_dim": 16, "vision_cfg": vision, "text_cfg": text}
+    folder.mkdir(parents=True)
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": sizes, "preprocess_cfg": {}}))
+    model = open_clip.create_model(f"local-dir:{folder}")
+    save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors")
+
+
 def checkpoints_read(content: dict[str, Any]) -> list[Path]:
     """The checkpoint folders that a config reads, all of them below runs/."""
     encoder = content.get("encoder")
@@ -383,6 +425,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_SILENT", "true")
     photographs(tmp_path / "datasets" / "bsds500" / "data")
+    birds(tmp_path / "datasets" / "waterbirds" / "data" / "waterbird_complete95_forest2water2")
     return tmp_path
 
 
@@ -398,6 +441,8 @@ def test_a_config_runs(path: Path, elsewhere: Path) -> None:
         hardly_trained(folder)
     for file in weights_read(content):
         stand_in_for(file)
+    for folder in clip_models(content):
+        untrained_clip(folder)
     for folder in images_read(content):
         generate(SpriteScenes(SCENES), elsewhere / folder, progress=False)
     absolute = [str(ROOT / word) if word.startswith("configs/") else word for word in words[1:]]
