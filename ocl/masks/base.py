@@ -33,6 +33,8 @@ class Masks:
         if self.scores.shape != expected or self.valid.shape != expected or self.valid.dtype != torch.bool:
             found = f"scores {tuple(self.scores.shape)}, valid {tuple(self.valid.shape)} {self.valid.dtype}"
             raise ValueError(f"scores and valid (bool) must be {tuple(expected)} like the masks, got {found}.")
+        if self.scores.isnan().any():  # it would be sorted above all others
+            raise ValueError("masks must not have scores that are NaN; give 1 where a source has no confidence.")
 
     def __len__(self) -> int:
         return int(self.masks.shape[0])

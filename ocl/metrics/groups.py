@@ -32,7 +32,7 @@ class Answers:
     predictions: (n) int64, labels: (n) int64.
 
     Raises:
-        ValueError: no image, unequal lengths, or an image that appears twice.
+        ValueError: no image, unequal lengths, classes that are no integers, or an image that appears twice.
     """
 
     images: Sequence[str]
@@ -46,6 +46,9 @@ class Answers:
             raise ValueError(
                 f"there must be one prediction and one label per image and at least one image; got {found}."
             )
+        if self.predictions.is_floating_point() or self.labels.is_floating_point():
+            found = f"{self.predictions.dtype} and {self.labels.dtype}"
+            raise ValueError(f"predictions and labels must be classes, integers, got {found}; take the argmax.")
         if len(set(self.images)) < count:
             image, times = Counter(self.images).most_common(1)[0]
             raise ValueError(f"every image must be counted once; {image} is there {times} times.")
@@ -54,6 +57,8 @@ class Answers:
         """Counts per group: groups (n) int64, the place of each image's group in `names`; -1 leaves an image out."""
         if groups.shape != self.labels.shape:
             raise ValueError(f"groups must be {tuple(self.labels.shape)}, one per image, got {tuple(groups.shape)}.")
+        if len(set(names)) < len(names):
+            raise ValueError(f"every group needs a name of its own, got {', '.join(names)}.")
         if int(groups.min()) < -1 or int(groups.max()) >= len(names):
             raise ValueError(f"groups must be in -1..{len(names) - 1}, got {int(groups.min())}..{int(groups.max())}.")
         right = groups[(groups >= 0) & (self.predictions == self.labels)]

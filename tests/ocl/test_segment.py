@@ -220,18 +220,18 @@ def test_a_source_that_refuses_every_image_is_an_error_and_can_be_corrected(fold
     assert sum(row["error"] is None for row in segment(Grid(2, 2), folder, tmp_path, progress=False)) == 5
 
 
-def test_masks_of_another_size_and_scores_that_are_nan_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_masks_of_another_size_and_scores_without_bounds_are_refused(folder: Path, tmp_path: Path) -> None:
     def small(batch: Batch) -> Masks:
         return Masks.of(torch.ones(len(batch), 2, 4, 5, dtype=torch.bool))
 
-    def unsure(batch: Batch) -> Masks:
+    def sure(batch: Batch) -> Masks:
         whole = torch.ones(len(batch), 1, *batch.images.shape[-2:], dtype=torch.bool)
-        return Masks.of(whole, torch.full((len(batch), 1), torch.nan))
+        return Masks.of(whole, torch.full((len(batch), 1), torch.inf))
 
     with pytest.raises(ValueError, match=r"must give masks \(1, K, 40, 50\)"):
         segment(small, folder / "grey.png", tmp_path / "small", progress=False)
-    with pytest.raises(ValueError, match="scores that are NaN"):
-        segment(unsure, folder / "grey.png", tmp_path / "unsure", progress=False)
+    with pytest.raises(ValueError, match="scores that are NaN or infinite"):
+        segment(sure, folder / "grey.png", tmp_path / "sure", progress=False)
 
 
 class Floats(Dataset[dict[str, Tensor]]):

@@ -79,3 +79,9 @@ def test_what_is_refused() -> None:
         paint(Masks.of(torch.rand(1, 2, 3, 3)))
     with pytest.raises(ValueError, match=r"ids must be \(1, 2\)"):
         paint(Masks.of(torch.ones(1, 2, 3, 3, dtype=torch.bool)), torch.zeros(1, 3))
+
+
+def test_scores_that_are_nan_are_refused() -> None:
+    """Sorted above all numbers, they would win every pixel and every place among the best."""
+    with pytest.raises(ValueError, match="scores that are NaN"):
+        Masks.of(torch.ones(1, 2, 3, 3, dtype=torch.bool), torch.tensor([[torch.nan, 0.5]]))

@@ -139,3 +139,12 @@ def test_wrong_groups_ratios_and_names_are_refused():
             counts().weighted(ratios)
     with pytest.raises(ValueError, match="no group sky"):
         counts().gap("land on land", "sky")
+
+
+def test_probabilities_and_groups_of_one_name_are_refused():
+    labels = torch.tensor([0, 1])
+    for wrong in (labels.float(), torch.tensor([torch.nan, 0.0])):
+        with pytest.raises(ValueError, match="take the argmax"):
+            Answers(["a", "b"], wrong, labels)
+    with pytest.raises(ValueError, match="every group needs a name of its own"):
+        Answers(["a", "b"], labels, labels).by(labels, ["same", "same"])
