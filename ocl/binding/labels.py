@@ -52,6 +52,7 @@ def patch_labels(
         raise TypeError(f"segmentations are integers, got {segmentation.dtype}; resize them with nearest neighbours.")
     if not 0 <= purity <= 1:
         raise ValueError(f"purity is a share of pixels in [0, 1], got {purity}.")
+    segmentation = segmentation.long()  # of 16 bits without sign, torch knows no least
     if segmentation.numel() and not IGNORE <= int(segmentation.min()) <= int(segmentation.max()) <= LARGEST_ID:
         found = f"{int(segmentation.min())} to {int(segmentation.max())}"
         raise ValueError(f"labels must be 0 to {LARGEST_ID:,}, or {IGNORE} for unknown, got {found}; number them anew.")

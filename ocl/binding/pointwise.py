@@ -105,6 +105,8 @@ class MatchedIdentity(Pointwise):
 
 
 def _check(labels: Tensor, names: int, what: str) -> None:
-    highest = int(labels.max())
-    if highest >= names or int(labels.min()) < IGNORE:
+    lowest, highest = int(labels.min()), int(labels.max())
+    if highest >= names:
         raise ValueError(f"The probe has {names} names, but a {what} has the number {highest}; give it more names.")
+    if lowest < IGNORE:
+        raise ValueError(f"Numbers are 0 or more, or {IGNORE} for unknown, but a {what} has the number {lowest}.")

@@ -91,7 +91,7 @@ class FrozenViT(nn.Module):
         vit: Any = self.vit
         order = sorted(set(blocks))
         found = vit.forward_intermediates(
-            (images - self.mean) / self.std,
+            (images.to(self.mean.dtype) - self.mean) / self.std,  # the model may have been cast to halves
             indices=order,
             output_fmt="NLC",
             intermediates_only=True,

@@ -155,7 +155,7 @@ def test_halves_are_fitted_in_float32(toy: Any) -> None:
 
 
 def test_images_without_a_pair_do_not_stop_a_fit_and_change_nothing(toy: Any) -> None:
-    """The last batch of 61 images by 20 is one image, whichever; here any of three may be all unknown."""
+    """Three images of which nothing is known, in one batch with the others and each in a batch of its own."""
     few = toy.training.take(torch.arange(60))
     plain, mixed = Quadratic(64), Quadratic(64)
     unknown = Patches(few.tokens[:, :3], few.objects[:3] * 0 - 1)

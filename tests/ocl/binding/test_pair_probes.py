@@ -331,6 +331,9 @@ def test_a_name_too_many_is_refused() -> None:
     for name, what in (("class", "class"), ("identity", "object")):
         with pytest.raises(ValueError, match=f"has {C} names, but a {what} has the number {C}"):
             MAKERS[name](D, L).loss(patches, distinct_pairs(patches))
+        below = Patches(torch.randn(L, B, N, D), torch.full((B, N), -2), torch.full((B, N), -2))
+        with pytest.raises(ValueError, match=f"0 or more, or -1 for unknown, but a {what} has the number -2"):
+            MAKERS[name](D, L).loss(below, distinct_pairs(below))
     with pytest.raises(ValueError, match="these patches have none"):
         MAKERS["class"](D, L).loss(Patches(patches.tokens, patches.objects), distinct_pairs(patches))
 

@@ -94,6 +94,15 @@ def test_objects_to_leave_out_differ_by_image() -> None:
         without(segmentation, objects[:, :1])
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.uint16, torch.int32, torch.uint32, torch.int64])
+def test_any_kind_of_integers_will_do(dtype: torch.dtype) -> None:
+    labels = torch.tensor([[200, 200, 0, 7], [200, 1, 7, 7]])
+    assert patch_labels(labels.to(dtype), (1, 2)).labels.tolist() == [200, 7]
+    assert patch_labels(torch.tensor([[65_535]]).to(torch.uint16), (1, 1)).labels.item() == 65_535
+    with pytest.raises(ValueError, match="got 70000 to 70000; number them anew"):
+        patch_labels(torch.tensor([[70_000]]).to(torch.uint32), (1, 1))
+
+
 def test_bad_labels_are_refused() -> None:
     with pytest.raises(ValueError, match=r"labels must be 0 to 65,535, or -1 for unknown, got 0 to 65536"):
         patch_labels(torch.tensor([[[0, 65_536]]]), (1, 1))

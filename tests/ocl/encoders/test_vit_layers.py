@@ -184,6 +184,16 @@ def test_each_model_has_its_own_normalisation() -> None:
     assert plain.mean.flatten().tolist() == [0.5, 0.5, 0.5]
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_halves_reads_float32_images(dtype: torch.dtype) -> None:
+    model = small(TINY)
+    pixels = images((48, 64))
+    expected = model(pixels)[:2]
+    found = model.to(dtype)(pixels)[:2]
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.1)
+
+
 def test_weights_come_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "vit.safetensors"
     torch.manual_seed(5)
