@@ -120,7 +120,7 @@ def shorten_masks(content: dict[str, Any]) -> list[str]:
 def shorten_occam(content: dict[str, Any]) -> list[str]:
     flags = [*fewer("dataset", content["dataset"]), "--seeds=[0]"]
     if "recipe" not in content["ensemble"]["init_args"]:  # nothing is trained
-        return flags
+        return [*flags, "--dataset.init_args.size=96"]
     recipe = [f"--ensemble.init_args.recipe.{name}" for name in ("steps=4", "batch_size=8", "warmup_steps=1")]
     return [*flags, *recipe, "--ensemble.init_args.members=2"]
 

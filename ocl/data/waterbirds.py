@@ -97,10 +97,11 @@ class WaterbirdGroups(GroupedImages):
         root = Path(folder)
         examples = []
         for group, place in enumerate(_group_folders(root, foreground)):
-            for kind in subfolders(place):
-                if kind.name != str(group // 2):
-                    raise ValueError(f"{kind} should be {group // 2}, the class of {GROUPS[group]}; check the layout.")
-                examples += [Example(path, group // 2, group) for path in photographs(kind)]
+            label = group // 2
+            for other in subfolders(place):
+                if other.name != str(label) and any(other.iterdir()):
+                    raise ValueError(f"{other} should be {label}, the class of {GROUPS[group]}; check the layout.")
+            examples += [Example(path, label, group) for path in photographs(place / str(label))]
         super().__init__(root, examples, size, CLASSES, GROUPS)
         self.foreground = foreground
 

@@ -177,6 +177,9 @@ def test_waterbirds_in_folders_of_groups(tmp_path: Path, layout: str) -> None:
     assert [int(dataset[i]["class"]) for i in range(10)] == [0] * 3 + [1] * 7
     assert not {dataset.path(i) for i in range(10)} & {foregrounds.path(i) for i in range(10)}
     assert dataset.group_ratios is None
+    (dataset.path(0).parent.parent / "1").mkdir()  # empty, as a class that the group cannot have
+    check(WaterbirdGroups(tmp_path, SIZE), 10)
+    (dataset.path(0).parent.parent / "1").rmdir()
     wrong = dataset.path(0).parent
     wrong.rename(wrong.with_name("1"))
     with pytest.raises(ValueError, match="should be 0, the class of landbird on land"):
