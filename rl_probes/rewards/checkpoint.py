@@ -1,4 +1,4 @@
-"""A progress head on disk: `head.safetensors` with the tensors and `head.json` with everything else. No pickle."""
+"""A trained head on disk: `head.safetensors` with the tensors and `head.json` with everything else. No pickle."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from typing import Any, TypeVar
 from safetensors.torch import load, save
 
 from ocl.files import read_json, write_atomically, write_json
-from rl_probes.rewards.set_progress import ProgressHead
+from rl_probes.rewards.slot_head import SlotHead
 
-Head = TypeVar("Head", bound=ProgressHead)
+Head = TypeVar("Head", bound=SlotHead)
 
 
-def save_head(head: ProgressHead, folder: str | Path, **notes: Any) -> Path:
+def save_head(head: SlotHead, folder: str | Path, **notes: Any) -> Path:
     """Write the head; `notes` (JSON values) go beside it. The JSON is written last and carries the tensors' SHA-256,
     so a head that an interruption left half new is refused."""
     folder = Path(folder)

@@ -12,7 +12,7 @@ from torch import Tensor
 from ocl.representations import ObjectEncoder
 from ocl.shapes import Batch, Slots
 from rl_probes.rewards.predictor import RewardPredictor
-from rl_probes.rewards.set_progress import ProgressHead
+from rl_probes.rewards.slot_head import SlotHead
 from rl_probes.rewards.transition import SlotTransition
 
 
@@ -36,7 +36,8 @@ class RewardFunction:
     ) -> NDArray[np.float32]:
         """Frames, which the encoder turns into slots, or the slots themselves where it already has; actions, rewards
         and terminated (B,) as the environment gave them. `next_frames` must be the frames that the actions led to: the
-        terminal ones, not the first of the next episode. A predictor of single states is read at s'.
+        terminal ones, not the first of the next episode. A predictor of single states is read at s'. Then the predictor
+        observes the transitions; call `reset` where an episode is over.
 
         Raises:
             ValueError: the predictor requires something that is not given, or a valid slot is not finite.
@@ -59,7 +60,12 @@ class RewardFunction:
         if self.predictor.state_dependence == "state":
             transition = transition.advanced()
         reward: Tensor = self.predictor(transition).reward
+        self.predictor.observe(transition)
         return reward.cpu().numpy()
+
+    def reset(self, environments: NDArray[np.bool_] | None = None) -> None:
+        """New episodes begin in these environments (B), in all where None."""
+        self.predictor.reset(None if environments is None else torch.as_tensor(environments))
 
     def _slots(self, frames: Batch | Slots) -> Slots:
         slots = frames if isinstance(frames, Slots) else self.encoder(frames)
@@ -83,7 +89,7 @@ def as_reward_fn(
         ValueError: a head that was fitted on another encoder's slots, or a predictor that needs a goal and gets none.
     """
     for part in predictor.modules():
-        if isinstance(part, ProgressHead):
+        if isinstance(part, SlotHead):
             part.check_encoder(encoder.fingerprint)
     if "goal_slots" in predictor.requires and goal is None:
         raise ValueError(f"{type(predictor).__name__} needs goal slots; encode a goal and pass it as `goal`.")

@@ -62,13 +62,14 @@ class SlotGoalSimilarity(RewardPredictor):
         match = torch.stack([_cosine(attribute(goal), attribute(slots)) for attribute in self.attributes]).mean(0)
         return match if self.identity is None else _cosine(self.identity(goal), self.identity(slots)) * match
 
-    def choose(self, similarity: Tensor, goal_valid: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted similarity (B G K), goal_valid (B G), valid (B K) -> each goal's slot (B G), 0 where it has none,
-        and whether it has one (B G).
+    def assign(self, similarity: Tensor, weight: Tensor, goal_valid: Tensor, valid: Tensor) -> Tensor:
+        """Similarity (B G K), weight (B G), goal_valid (B G), valid (B K) -> the share (B G K) of each slot in a goal,
+        which sums to one over K, or to zero where a goal gets no slot.
 
         Maximises the weighted sum, so a heavy goal wins a slot that two want, and a weightless one takes none away.
         """
-        return optimal_assignment(-similarity, goal_valid, valid)
+        chosen, matched = optimal_assignment(-weight[..., None] * similarity, goal_valid, valid)
+        return _one_hot(chosen, matched, similarity)
 
     def predict(self, transition: SlotTransition) -> RewardOutput:
         assert transition.goal_slots is not None
@@ -77,21 +78,49 @@ class SlotGoalSimilarity(RewardPredictor):
         assert transition.valid is not None
         weight = transition.goal_weight / transition.goal_weight.sum(1, keepdim=True).clamp(min=1e-12)  # (B G)
         similarity = self.similarity(transition.goal_slots, transition.slots)  # (B G K)
-        weighted = weight[..., None] * similarity
-        chosen, matched = self.choose(weighted, transition.goal_valid, transition.valid)
-        contribution = weighted.gather(2, chosen[..., None]).squeeze(2).masked_fill(~matched, 0.0)  # (B G)
-        attribution = torch.zeros_like(transition.valid, dtype=weighted.dtype).scatter_add(1, chosen, contribution)
-        reward = contribution.sum(1)
-        extras = {"matched_slot": chosen.masked_fill(~matched, -1)}
+        share = self.assign(similarity, weight, transition.goal_valid, transition.valid)  # (B G K)
+        attribution = (share * weight[..., None] * similarity).sum(1)  # (B K)
+        reward = attribution.sum(1).clamp(max=1.0)
+        best, matched = share.argmax(2), share.any(2)
+        extras = {"matched_slot": best.masked_fill(~matched, -1)}
         return RewardOutput(reward=reward, progress=reward, attribution=attribution, extras=extras)
 
 
 class HardMaxGoalSimilarity(SlotGoalSimilarity):
     """Every goal slot takes its most similar slot, whoever else takes it; one slot may count for several goals."""
 
-    def choose(self, similarity: Tensor, goal_valid: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+    def assign(self, similarity: Tensor, weight: Tensor, goal_valid: Tensor, valid: Tensor) -> Tensor:
         best = similarity.masked_fill(~valid[:, None], -1.0).argmax(2)
-        return best, goal_valid & valid.any(1, keepdim=True)
+        return _one_hot(best, goal_valid & valid.any(1, keepdim=True), similarity)
+
+
+class SoftGoalSimilarity(SlotGoalSimilarity):
+    """Every goal slot takes slots in proportion to exp(similarity / temperature): the differentiable form.
+
+    Between the mean over slots (high temperature) and `HardMaxGoalSimilarity` (low). A reached goal scores below one:
+    the other slots keep their share.
+
+    Raises:
+        ValueError: a temperature that is not positive.
+    """
+
+    def __init__(
+        self, attributes: Sequence[nn.Module], identity: nn.Module | None = None, temperature: float = 0.05
+    ) -> None:
+        super().__init__(attributes, identity)
+        if not temperature > 0:
+            raise ValueError(f"the temperature must be positive, got {temperature}.")
+        self.temperature = temperature
+
+    def assign(self, similarity: Tensor, weight: Tensor, goal_valid: Tensor, valid: Tensor) -> Tensor:
+        lowest = torch.finfo(similarity.dtype).min  # finite: a state without any valid slot must not become NaN
+        share = (similarity / self.temperature).masked_fill(~valid[:, None], lowest).softmax(2)
+        return share * (goal_valid[..., None] & valid[:, None])
+
+
+def _one_hot(chosen: Tensor, matched: Tensor, similarity: Tensor) -> Tensor:
+    """Each goal's slot, chosen (B G) where matched (B G), as shares shaped like similarity (B G K)."""
+    return torch.zeros_like(similarity).scatter(2, chosen[..., None], matched[..., None].to(similarity.dtype))
 
 
 def _cosine(goal: Tensor, slots: Tensor) -> Tensor:

@@ -31,6 +31,10 @@ class RewardPredictor(nn.Module, ABC):
     state_dependence: "state" reads s alone; "next_state" s' alone; "transition" more, and then comparing it with
                       another reward needs EPIC's canonicalisation (`rl_probes.distances`).
     bounds:           the interval that its rewards stay in.
+    stateful:         it remembers episodes (`observe`, `reset`); its batch is then the same environments every time.
+
+    Prediction never changes a predictor: what it remembers or learns while it is used comes through `observe`.
+    `rl_probes.rewards.contract` holds all this as checks that a predictor from anywhere can be put through.
     """
 
     requires: frozenset[str] = frozenset()
@@ -38,6 +42,7 @@ class RewardPredictor(nn.Module, ABC):
     state_dependence: StateDependence
     bounds: tuple[float, float]
     attribution_kind: Literal["additive", "leave_one_out"] = "leave_one_out"
+    stateful: bool = False
 
     @abstractmethod
     def predict(self, transition: SlotTransition) -> RewardOutput:
@@ -52,14 +57,25 @@ class RewardPredictor(nn.Module, ABC):
         self.check(transition)
         empty = ~_valid(transition).any(1)
         output = self.predict(transition)
-        neutral = min(max(0.0, self.bounds[0]), self.bounds[1])
-        output.reward = output.reward.masked_fill(empty, neutral)
+        output.reward = output.reward.masked_fill(empty, self.neutral)
         if output.progress is not None:
             output.progress = output.progress.masked_fill(empty, 0.0)
         output.extras["empty"] = empty
         if output.attribution is None and attribute:
             output.attribution = self._leave_one_out(transition, output.reward)
         return output
+
+    @property
+    def neutral(self) -> float:
+        """The value within `bounds` nearest to zero: what a state without a valid slot gets."""
+        return min(max(0.0, self.bounds[0]), self.bounds[1])
+
+    def observe(self, transition: SlotTransition) -> dict[str, float]:
+        """These transitions have happened: remember them, or learn from them. Figures worth logging, by name."""
+        return {}
+
+    def reset(self, environments: Tensor | None = None) -> None:
+        """Forget the episodes of these environments (B) bool, of all where None: new ones begin there."""
 
     def check(self, transition: SlotTransition) -> None:
         """Raises ValueError where a required field is absent."""
@@ -75,6 +91,9 @@ class RewardPredictor(nn.Module, ABC):
         valid = _valid(transition)
         batch, count = valid.shape
         others = ~torch.eye(count, dtype=torch.bool, device=valid.device)
+        if self.stateful:  # one row per environment: no room for K copies of each
+            rows = [self.forward(replace(transition, valid=valid & kept)).reward for kept in others]
+            return torch.where(valid, reward[:, None] - torch.stack(rows, 1), 0.0)
         kept = (valid[:, None, :] & others).reshape(batch * count, count)  # (B*K K)
         repeated: dict[str, Any] = {
             name: None if value is None else value.repeat_interleave(count, 0)
@@ -82,6 +101,52 @@ class RewardPredictor(nn.Module, ABC):
         }
         without = self.forward(replace(transition, **{**repeated, "valid": kept})).reward.view(batch, count)
         return torch.where(valid, reward[:, None] - without, 0.0)
+
+
+class ComposedPredictor(RewardPredictor):
+    """A predictor made of others, which have already answered for states without a valid slot.
+
+    Their answers are kept: replacing the result there would break sums that telescope over an episode. `parts` are the
+    predictors it is made of; what they require, remember and learn is passed on.
+
+    Raises:
+        ValueError: no part.
+    """
+
+    def __init__(self, *parts: RewardPredictor) -> None:
+        super().__init__()
+        if not parts:
+            raise ValueError(f"{type(self).__name__} needs at least one predictor, got none.")
+        self.parts = nn.ModuleList(parts)
+        self.requires = frozenset().union(*(part.requires for part in parts))
+        self.stateful = any(part.stateful for part in parts)
+
+    def forward(self, transition: SlotTransition, attribute: bool = False) -> RewardOutput:
+        self.check(transition)
+        output = self.predict(transition)
+        output.extras["empty"] = ~_valid(transition).any(1)
+        if output.attribution is None and attribute:
+            output.attribution = self._leave_one_out(transition, output.reward)
+        return output
+
+    def observe(self, transition: SlotTransition) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for part in self.components():
+            figures |= part.observe(self.read_by(part, transition))
+        return figures
+
+    def reset(self, environments: Tensor | None = None) -> None:
+        for part in self.components():
+            part.reset(environments)
+
+    def components(self) -> list[RewardPredictor]:
+        return [part for part in self.parts if isinstance(part, RewardPredictor)]
+
+    def read_by(self, part: RewardPredictor, transition: SlotTransition) -> SlotTransition:
+        """What a part reads: a predictor of single states among predictors of transitions is read at s'."""
+        if part.state_dependence == "state" and self.state_dependence != "state":
+            return transition.advanced()
+        return transition
 
 
 def _valid(transition: SlotTransition) -> Tensor:

@@ -7,39 +7,17 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from rl_probes.rewards.predictor import RewardPredictor
+from rl_probes.rewards.set_embedding import SetEmbedding
+from rl_probes.rewards.slot_head import SlotHead
 from rl_probes.rewards.transition import RewardOutput, SlotTransition
 
 
-class ProgressHead(RewardPredictor):
-    """A potential in (0, 1): the logistic function of a score of the standardised slots of s.
-
-    encoder_fingerprint: of the encoder whose slots it was fitted on; None before that. A head is meaningless on the
-    slots of another encoder, so whoever gives it slots calls `check_encoder` first.
-    """
+class ProgressHead(SlotHead):
+    """A potential in (0, 1): the logistic function of a score of the standardised slots of s."""
 
     kind = "potential"
     state_dependence = "state"
     bounds = (0.0, 1.0)
-
-    def __init__(self, **hyperparameters: int) -> None:
-        """`hyperparameters` are the subclass's own constructor arguments, kept so that a saved head can be rebuilt."""
-        super().__init__()
-        self.hyperparameters = hyperparameters
-        self.dim = hyperparameters["dim"]
-        self.encoder_fingerprint: str | None = None
-        self.mean: Tensor
-        self.std: Tensor
-        self.register_buffer("mean", torch.zeros(self.dim))
-        self.register_buffer("std", torch.ones(self.dim))
-
-    def check_encoder(self, fingerprint: str | None) -> None:
-        """Raises ValueError where slots come from another encoder than those this head was fitted on."""
-        if self.encoder_fingerprint != fingerprint:
-            raise ValueError(
-                f"this head was fitted on slots of the encoder {self.encoder_fingerprint}, these come from "
-                f"{fingerprint}; fit a head of its own for every encoder."
-            )
 
     @abstractmethod
     def score(self, slots: Tensor, valid: Tensor) -> Tensor:
@@ -47,10 +25,7 @@ class ProgressHead(RewardPredictor):
 
     def predict(self, transition: SlotTransition) -> RewardOutput:
         assert transition.valid is not None
-        if transition.slots.shape[2] != self.dim:
-            raise ValueError(f"this head reads slots of width {self.dim}, got {transition.slots.shape[2]}.")
-        slots = (transition.slots - self.mean) / self.std
-        slots = slots.masked_fill(~transition.valid[..., None], 0.0)
+        slots = self.standardised(transition.slots, transition.valid)
         progress = torch.sigmoid(self.score(slots, transition.valid))
         return RewardOutput(reward=progress, progress=progress)
 
@@ -66,19 +41,11 @@ class DeepSetProgress(ProgressHead):
 
     def __init__(self, dim: int, width: int = 128) -> None:
         super().__init__(dim=dim, width=width)
-        self.psi = nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
-        self.of_slot = nn.Linear(dim, width)
-        self.of_context = nn.Linear(width, width, bias=False)
-        self.phi = nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.embedding = SetEmbedding(dim, width)
         self.rho = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
 
     def score(self, slots: Tensor, valid: Tensor) -> Tensor:
-        # psi and phi end in a ReLU and are never negative: zero is neutral for the maximum.
-        present = valid[..., None]
-        context = (self.psi(slots) * present).amax(1)  # (B width)
-        each = self.phi(self.of_slot(slots) + self.of_context(context)[:, None]) * present  # (B K width)
-        mean = each.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
-        score: Tensor = self.rho(torch.cat([each.amax(1), mean], dim=1))
+        score: Tensor = self.rho(self.embedding(slots, valid))
         return score.squeeze(1)
 
 

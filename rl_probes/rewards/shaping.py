@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rl_probes.rewards.predictor import RewardPredictor
+from rl_probes.rewards.predictor import ComposedPredictor, RewardPredictor
 from rl_probes.rewards.transition import RewardOutput, SlotTransition
 
 
@@ -17,7 +17,7 @@ def shape(reward: Tensor, potential: Tensor, next_potential: Tensor, terminated:
     return reward + gamma * next_potential.masked_fill(terminated, 0.0) - potential
 
 
-class PotentialShaping(RewardPredictor):
+class PotentialShaping(ComposedPredictor):
     """The environment's reward shaped by a learned or designed potential; leaves the optimal policy unchanged.
 
     potential: any predictor of kind "potential".
@@ -34,26 +34,19 @@ class PotentialShaping(RewardPredictor):
     bounds = (float("-inf"), float("inf"))
 
     def __init__(self, potential: RewardPredictor, gamma: float) -> None:
-        super().__init__()
+        super().__init__(potential)
         if potential.kind != "potential":
             raise ValueError(f"shaping needs a potential, got {type(potential).__name__} of kind {potential.kind!r}.")
         if not 0.0 < gamma <= 1.0:
             raise ValueError(f"gamma must be in (0, 1], got {gamma}.")
-        self.potential = potential
         self.gamma = gamma
         self.requires = potential.requires | {"next_slots", "rewards", "terminated"}
 
-    def forward(self, transition: SlotTransition, attribute: bool = False) -> RewardOutput:
-        # Empty sets are the potential's business: replacing the shaped reward there would break the telescoping sum.
-        self.check(transition)
-        now = self.potential(transition)
-        then = self.potential(transition.advanced())
+    def predict(self, transition: SlotTransition) -> RewardOutput:
         assert transition.rewards is not None
         assert transition.terminated is not None
+        (potential,) = self.components()
+        now, then = potential(transition), potential(transition.advanced())
         reward = shape(transition.rewards.float(), now.reward, then.reward, transition.terminated, self.gamma)
-        extras = {"empty": now.extras["empty"], "potential": now.reward, "next_potential": then.reward}
-        attribution = self._leave_one_out(transition, reward) if attribute else None
-        return RewardOutput(reward=reward, progress=then.progress, attribution=attribution, extras=extras)
-
-    def predict(self, transition: SlotTransition) -> RewardOutput:
-        return self.forward(transition)
+        extras = {"potential": now.reward, "next_potential": then.reward}
+        return RewardOutput(reward=reward, progress=then.progress, extras=extras)

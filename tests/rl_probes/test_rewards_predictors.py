@@ -6,7 +6,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 
 from rl_probes.rewards.checkpoint import load_head, save_head
-from rl_probes.rewards.goal_similarity import Columns, HardMaxGoalSimilarity, SlotGoalSimilarity
+from rl_probes.rewards.goal_similarity import Columns, HardMaxGoalSimilarity, SlotGoalSimilarity, SoftGoalSimilarity
 from rl_probes.rewards.set_progress import DeepSetProgress, FlattenedProgress
 from rl_probes.rewards.shaping import PotentialShaping
 from rl_probes.rewards.transition import SlotTransition
@@ -235,6 +235,25 @@ def test_one_slot_cannot_satisfy_two_goals():
     once = goal_similarity()(SlotTransition(current, goal_slots=goal)).reward.item()
     assert twice == pytest.approx(1.0, abs=1e-6)
     assert once == pytest.approx(0.5, abs=1e-6)
+
+
+def test_soft_assignment_lies_between_the_mean_and_the_maximum():
+    given = transition(batch=20, seed=5)
+    parts = [Columns([3, 4]), Columns([5, 6, 7])], Columns([0, 1, 2])
+    cold, warm, hot = (SoftGoalSimilarity(*parts, temperature=t)(given).reward for t in (1e-4, 0.1, 1e4))
+    torch.testing.assert_close(cold, HardMaxGoalSimilarity(*parts)(given).reward, rtol=0, atol=1e-4)
+    similarity = SoftGoalSimilarity(*parts).similarity(given.goal_slots, given.slots)
+    mean = (similarity * given.valid[:, None]).sum(2) / given.valid.sum(1, keepdim=True)
+    weight = given.goal_weight / given.goal_weight.sum(1, keepdim=True)
+    torch.testing.assert_close(hot, (mean * weight).sum(1), rtol=0, atol=1e-4)
+    assert ((hot <= warm + 1e-6) & (warm <= cold + 1e-6)).all()
+    slots = given.slots.clone().requires_grad_()
+    soft = SoftGoalSimilarity(*parts)(SlotTransition(slots, given.valid, goal_slots=given.goal_slots))
+    soft.reward.sum().backward()
+    assert slots.grad.isfinite().all()
+    assert (slots.grad[given.valid].abs().amax(1) > 0).float().mean() > 0.5
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        SoftGoalSimilarity(*parts, temperature=0.0)
 
 
 def test_two_opposite_attributes_are_no_match():

@@ -1,0 +1,26 @@
+"""One vector for a set of slots, whatever their order."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class SetEmbedding(nn.Module):
+    """(max_k h_k, mean_k h_k) with h_k = phi(s_k, max_j psi(s_j)) over valid slots (Zaheer et al., 2017, section 3)."""
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.psi = nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.of_slot = nn.Linear(dim, width)
+        self.of_context = nn.Linear(width, width, bias=False)
+        self.phi = nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+
+    def forward(self, slots: Tensor, valid: Tensor) -> Tensor:
+        """slots (B K D), zero where not valid (B K) -> (B 2*width), zero for a set without a valid slot."""
+        # psi and phi end in a ReLU and are never negative: zero is neutral for the maximum.
+        present = valid[..., None]
+        context = (self.psi(slots) * present).amax(1)  # (B width)
+        each = self.phi(self.of_slot(slots) + self.of_context(context)[:, None]) * present  # (B K width)
+        mean = each.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
+        return torch.cat([each.amax(1), mean], dim=1)
