@@ -91,22 +91,25 @@ class AutoregressiveDecoder(GroupedDecoder):
         if tuple(tokens.shape[1:]) != expected:
             raise ValueError(f"tokens must be (B, {expected[0]}, {expected[1]}), got {tuple(tokens.shape)}.")
         memories = self._memories(slots)
-        if self.training:  # a tensor, so that no step waits for it
-            chosen = list(torch.randint(len(self.orders), (1,), device=self.orders.device))
+        # Orders are picked by tensors of one entry: a number, or a tensor without axes, would make the host wait.
+        device = self.orders.device
+        if self.training:
+            chosen = torch.randint(len(self.orders), (1,), device=device)
         else:
-            chosen = list(torch.arange(len(self.orders) if self.ensemble else 1, device=self.orders.device))
+            chosen = torch.arange(len(self.orders) if self.ensemble else 1, device=device)
         predictions, passes = [], []
-        for order in chosen:
-            read, query = self._read(tokens[:, self.orders[order]], self.start[order], memories)
-            predictions.append(read[:, self.inverses[order]])
-            passes.append((query, memories[-1], self.inverses[order]))
+        for order in chosen.split(1):
+            (places,), (inverse,) = self.orders[order], self.inverses[order]  # (N)
+            read, query = self._read(tokens[:, places], self.start[order], memories)
+            predictions.append(read[:, inverse])
+            passes.append((query, memories[-1], inverse))
         return Reading(torch.stack(predictions).mean(dim=0), passes, self.grid)
 
     @torch.no_grad()
     def generate(self, slots: Slots, order: int = 0) -> Tensor:
         """Tokens (B N F), in raster order, from slots alone: each is predicted from those predicted before it.
 
-        Keys and values of earlier tokens are kept, so that the work grows with N, not with its square.
+        Keys and values of earlier tokens are kept, so that every token passes the blocks once.
         """
         memories = self._memories(slots)
         count, batch = self.orders.shape[1], len(slots.vectors)
@@ -123,7 +126,7 @@ class AutoregressiveDecoder(GroupedDecoder):
         return torch.cat(found, dim=1)[:, self.inverses[order]]
 
     def _read(self, tokens: Tensor, start: Tensor, memories: list[Memory]) -> tuple[Tensor, Tensor]:
-        """Tokens (B N F) in their order -> prediction (B N F) in it, and the last queries (B heads N d)."""
+        """Tokens (B N F) in an order, and its start (1 F) -> prediction (B N F), last queries (B heads N d)."""
         shifted = torch.cat([start.to(tokens.dtype).expand(len(tokens), 1, -1), tokens[:, :-1]], dim=1)
         hidden = self.project_tokens(shifted)
         for block, memory in zip(self.blocks, memories, strict=True):

@@ -179,6 +179,22 @@ def test_a_model_trains_without_ever_computing_masks(monkeypatch: pytest.MonkeyP
     assert bool((model.initial_slots.mu.grad != 0).any())
 
 
+@pytest.mark.parametrize("permuted", [False, True])
+def test_a_step_is_one_graph_to_a_compiler(permuted: bool) -> None:
+    decoder, group = decoder_of(permuted=permuted), grouped()
+
+    def loss(vectors: Tensor) -> Tensor:
+        slots = Slots(vectors, None, group.slots.valid)
+        read = decoder(Grouped(group.features, group.features, vectors, slots)).prediction
+        return (read - group.features.tokens).square().mean()
+
+    torch.manual_seed(1)
+    eager = loss(group.slots.vectors)
+    torch.manual_seed(1)
+    compiled = torch.compile(loss, fullgraph=True, backend="aot_eager")(group.slots.vectors)
+    torch.testing.assert_close(compiled, eager)
+
+
 def test_bad_input_is_named() -> None:
     with pytest.raises(ValueError, match="heads that divide 24"):
         AutoregressiveDecoder(D, 24, GRID, heads=5)
