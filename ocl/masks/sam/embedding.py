@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,16 +24,15 @@ class PromptableImage:
 
     Args:
         model: segment-anything's `Sam`.
-        encoder: of that model.
-        image: (H W 3) RGB.
+        frame: of the image.
+        embedding: (D h w) of the image.
         at_once: prompts that fit into memory together.
     """
 
-    def __init__(self, model: Any, encoder: SamEncoder, image: NDArray[np.uint8], at_once: int) -> None:
+    def __init__(self, model: Any, frame: Frame, embedding: Tensor, at_once: int) -> None:
         self.at_once = min(at_once, ON_CPU) if model.device.type == "cpu" else at_once
-        self.model, self.frame = model, Frame(image.shape[:2], model)
+        self.model, self.frame = model, frame
         prompts, decoder = model.prompt_encoder, model.mask_decoder
-        embedding = encoder(self.frame.prepare(image))[0]
         embedding = embedding.to(decoder.iou_token.weight.dtype) + prompts.no_mask_embed.weight[0, :, None, None]
         self.decoder = PromptDecoder(decoder, ImageSide(decoder, embedding, prompts.get_dense_pe()[0]))
 
@@ -63,3 +62,15 @@ class PromptableImage:
             low = self.decoder.logits(tokens[prompts], updates[prompts], chosen[prompts])
             rows, which = chosen[prompts].nonzero(as_tuple=True)
             yield prompts[rows], which, self.frame.enlarge(low)
+
+
+def promptable(
+    model: Any, encoder: SamEncoder, images: Sequence[NDArray[np.uint8]], at_once: int, images_at_once: int
+) -> Iterator[PromptableImage]:
+    """Every image (H W 3) RGB, of whatever size, encoded with `images_at_once` - 1 others when it is asked for."""
+    for start in range(0, len(images), images_at_once):
+        some = images[start : start + images_at_once]
+        frames = [Frame(image.shape[:2], model) for image in some]
+        inputs = torch.cat([frame.prepare(image) for frame, image in zip(frames, some, strict=True)])
+        for frame, embedding in zip(frames, encoder(inputs), strict=True):
+            yield PromptableImage(model, frame, embedding, at_once)

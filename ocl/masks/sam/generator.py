@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from ocl.masks import rle
 from ocl.masks.base import Masks
 from ocl.masks.sam.candidates import Candidates, mask_boxes, pack, stability_score, suppress, unpack
-from ocl.masks.sam.embedding import PromptableImage
+from ocl.masks.sam.embedding import PromptableImage, promptable
 from ocl.masks.sam.encoder import SamEncoder
 from ocl.masks.sam.load import segment_anything
 from ocl.masks.sam.pixels import checked_image, images_of, stacked
@@ -53,6 +54,7 @@ class AutomaticMaskGenerator:
         point_grids: for every layer (n 2) points in [0, 1], in the place of `points_per_side` (then None).
         min_mask_region_area: fill smaller holes and remove smaller islands, in pixels; 0 leaves them.
         output_mode: of `generate`: "binary_mask" (H W) bool, or a code of runs, "uncompressed_rle" or "coco_rle".
+        images_per_batch: images, or crops of one, encoded together; pays on a GPU.
         bfloat16: run the image encoder under bfloat16 autocast; the masks are then not exactly the package's.
         compiled: run the image encoder through torch.compile.
 
@@ -77,6 +79,7 @@ class AutomaticMaskGenerator:
         point_grids: list[NDArray[np.float64]] | None = None,
         min_mask_region_area: int = 0,
         output_mode: Segmentation = "binary_mask",
+        images_per_batch: int = 1,
         bfloat16: bool = False,
         compiled: bool = False,
     ) -> None:
@@ -87,8 +90,10 @@ class AutomaticMaskGenerator:
             raise ValueError(f"output_mode must be binary_mask, uncompressed_rle or coco_rle, got {output_mode!r}.")
         if (points_per_side is None) == (point_grids is None):
             raise ValueError("Exactly one of points_per_side and point_grids must be given; the other must be None.")
-        if points_per_batch < 1:
-            raise ValueError(f"points_per_batch must be at least 1, got {points_per_batch}.")
+        if min(points_per_batch, images_per_batch) < 1:
+            raise ValueError(
+                f"points_per_batch and images_per_batch must be at least 1, got {points_per_batch}, {images_per_batch}."
+            )
         if point_grids is None:
             point_grids = build_all_layer_point_grids(points_per_side, crop_n_layers, crop_n_points_downscale_factor)
         if len(point_grids) <= crop_n_layers:
@@ -97,7 +102,7 @@ class AutomaticMaskGenerator:
             )
         self.model: Any = model
         self.encoder = SamEncoder(self.model.image_encoder, bfloat16, compiled)
-        self.point_grids, self.points_per_batch = point_grids, points_per_batch
+        self.point_grids, self.points_per_batch, self.images_per_batch = point_grids, points_per_batch, images_per_batch
         self.pred_iou_thresh, self.box_nms_thresh = pred_iou_thresh, box_nms_thresh
         self.stability_score_thresh, self.stability_score_offset = stability_score_thresh, stability_score_offset
         self.crop_n_layers, self.crop_overlap_ratio = crop_n_layers, crop_overlap_ratio
@@ -114,15 +119,13 @@ class AutomaticMaskGenerator:
         Raises:
             TypeError, ValueError: not a NumPy array (H W 3) of uint8: grey and transparent images are refused.
         """
-        found = self._find(checked_image(image))
+        (found,) = self._find([checked_image(image)])
         masks = unpack(found.packed, image.shape[:2])
         segmentations: list[Any]
         if self.output_mode == "binary_mask":
             segmentations = list(masks.cpu().numpy())
         else:
-            segmentations = rle.encode(masks)
-            if self.output_mode == "coco_rle":
-                segmentations = rle.compress(segmentations)
+            segmentations = rle.compress(masks) if self.output_mode == "coco_rle" else rle.encode(masks)
         return [
             {
                 "segmentation": segmentation,
@@ -154,34 +157,43 @@ class AutomaticMaskGenerator:
         Raises:
             ValueError: images that are not finite.
         """
-        found = [self._find(image) for image in images_of(batch)]
+        found = list(self._find(images_of(batch)))
         size = tuple(batch.images.shape[-2:])
         return stacked([unpack(each.packed, size) for each in found], [each.quality for each in found])
 
-    def _find(self, image: NDArray[np.uint8]) -> Candidates:
+    def _find(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[Candidates]:
         from segment_anything.utils.amg import generate_crop_boxes
 
-        crops, layers = generate_crop_boxes(image.shape[:2], self.crop_n_layers, self.crop_overlap_ratio)
-        found = [self._find_in_crop(image, crop, layer) for crop, layer in zip(crops, layers, strict=True)]
+        cut = [generate_crop_boxes(each.shape[:2], self.crop_n_layers, self.crop_overlap_ratio) for each in images]
+        parts = [image[y0:y1, x0:x1] for image, (crops, _) in zip(images, cut, strict=True) for x0, y0, x1, y1 in crops]
+        prompted = promptable(self.model, self.encoder, parts, self.points_per_batch, self.images_per_batch)
+        for image, (crops, layers) in zip(images, cut, strict=True):
+            size = image.shape[:2]
+            found = [
+                self._find_in_crop(next(prompted), crop, layer, size) for crop, layer in zip(crops, layers, strict=True)
+            ]
+            yield self._joined(found, size)
+
+    def _joined(self, found: list[Candidates], size: tuple[int, ...]) -> Candidates:
+        """Masks of all crops of an image."""
         every = Candidates.concatenated(found)
-        if len(crops) > 1:  # masks of smaller crops go first
+        if len(found) > 1:  # masks of smaller crops go first
             x0, y0, x1, y1 = every.crop_boxes.unbind(dim=1)
             every = every[suppress(every.boxes, 1 / ((x1 - x0) * (y1 - y0)), self.crop_nms_thresh)]
         if self.min_mask_region_area > 0:
-            every = self._without_small_regions(every, image.shape[:2])
+            every = self._without_small_regions(every, size)
         return every
 
-    def _find_in_crop(self, image: NDArray[np.uint8], crop: list[int], layer: int) -> Candidates:
-        """Masks of one crop x0, y0, x1, y1, in the pixels of the whole image."""
+    def _find_in_crop(
+        self, prompted: PromptableImage, crop: list[int], layer: int, size: tuple[int, ...]
+    ) -> Candidates:
+        """Masks of one crop x0, y0, x1, y1 of an image of (H W), in the pixels of the whole image."""
         x0, y0, x1, y1 = crop
-        prompted = PromptableImage(self.model, self.encoder, image[y0:y1, x0:x1], self.points_per_batch)
         grid = torch.as_tensor(self.point_grids[layer] * np.array([[x1 - x0, y1 - y0]]))
-        batches = [
-            self._find_at_points(prompted, points, crop, image.shape[:2]) for points in grid.split(prompted.at_once)
-        ]
+        batches = [self._find_at_points(prompted, points, crop, size) for points in grid.split(prompted.at_once)]
         found = Candidates.concatenated(batches)
         found = found[suppress(found.boxes, found.quality, self.box_nms_thresh)]
-        return found.moved(crop, image.shape[:2])
+        return found.moved(crop, size)
 
     def _find_at_points(
         self, image: PromptableImage, points: Tensor, crop: list[int], size: tuple[int, ...]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ocl.masks.base import Masks
-from ocl.masks.sam.embedding import PromptableImage
+from ocl.masks.sam.embedding import PromptableImage, promptable
 from ocl.masks.sam.encoder import SamEncoder
 from ocl.masks.sam.load import segment_anything
 from ocl.masks.sam.pixels import images_of
@@ -24,19 +24,31 @@ class SamPrompts:
     Args:
         model: segment-anything's `Sam` (see `load_sam`); used in place.
         prompts_per_batch: prompts decoded together; fewer take less memory, and give the same masks.
+        images_per_batch: images encoded together; pays on a GPU.
         bfloat16: run the image encoder under bfloat16 autocast.
         compiled: run the image encoder through torch.compile.
 
     Raises:
         ImportError: segment-anything is not installed.
+        ValueError: fewer than one prompt or image at once.
     """
 
     def __init__(
-        self, model: nn.Module, prompts_per_batch: int = 64, bfloat16: bool = False, compiled: bool = False
+        self,
+        model: nn.Module,
+        prompts_per_batch: int = 64,
+        images_per_batch: int = 1,
+        bfloat16: bool = False,
+        compiled: bool = False,
     ) -> None:
         segment_anything()
+        if min(prompts_per_batch, images_per_batch) < 1:
+            raise ValueError(
+                "prompts_per_batch and images_per_batch must be at least 1, "
+                f"got {prompts_per_batch}, {images_per_batch}."
+            )
         self.model: Any = model
-        self.prompts_per_batch = prompts_per_batch
+        self.prompts_per_batch, self.images_per_batch = prompts_per_batch, images_per_batch
         self.encoder = SamEncoder(self.model.image_encoder, bfloat16, compiled)
 
     @torch.no_grad()
@@ -60,11 +72,13 @@ class SamPrompts:
         places = places * places.new_tensor([width, height]).repeat(places.shape[-1] // 2)
         masks = torch.zeros(*known.shape, height, width, dtype=torch.bool, device=self.model.device)
         scores = torch.zeros(known.shape, device=self.model.device)
-        for index, image in enumerate(images_of(batch)):
+        images = images_of(batch)
+        asked = known.any(dim=1).nonzero()[:, 0].tolist()
+        encoded = promptable(
+            self.model, self.encoder, [images[i] for i in asked], self.prompts_per_batch, self.images_per_batch
+        )
+        for index, prompted in zip(asked, encoded, strict=True):
             columns = known[index].nonzero()[:, 0]
-            if len(columns) == 0:
-                continue
-            prompted = PromptableImage(self.model, self.encoder, image, self.prompts_per_batch)
             for some in columns.split(prompted.at_once):
                 masks[index, some], scores[index, some] = self._segment(prompted, places[index, some])
         return Masks.of(masks, scores)

@@ -146,6 +146,30 @@ def test_tensors_are_the_masks_of_generate(small: Any) -> None:
     assert min(counts) > 0
 
 
+def test_images_encoded_together_keep_their_masks(double: Any) -> None:
+    images = torch.stack([torch.from_numpy(np.roll(picture(121, 161), shift, axis=0)) for shift in (0, 40, 80)])
+    batch = Batch(images.permute(0, 3, 1, 2))
+    options = {**OPTIONS, "points_per_side": 4, "crop_n_layers": 1}
+    encoded: list[int] = []
+
+    def calls(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        encoded.append(len(inputs[0]))
+
+    handle = double.image_encoder.patch_embed.register_forward_pre_hook(calls)
+    one, several = (AutomaticMaskGenerator(double, **options, images_per_batch=n)(batch) for n in (1, 4))
+    handle.remove()
+    assert encoded == [1] * 15 + [4, 4, 4, 3]  # three images and four crops of each
+    assert torch.equal(one.masks, several.masks)
+    assert one.valid.sum() > 10
+    torch.testing.assert_close(one.scores, several.scores)
+    places = torch.rand(3, 2, 2, dtype=torch.float64)
+    hints = {"points": places, "point_known": torch.tensor([[True, True], [False, False], [True, False]])}
+    asked = Batch(batch.images, objects=hints)
+    apart, together = (SamPrompts(double, images_per_batch=n)(asked) for n in (1, 2))
+    assert torch.equal(apart.masks, together.masks)
+    assert apart.valid.tolist() == hints["point_known"].tolist()
+
+
 def test_floating_images_are_those_of_uint8(small: Any) -> None:
     generator = AutomaticMaskGenerator(small, **OPTIONS)  # type: ignore[arg-type]
     image = torch.from_numpy(picture(80, 100)).permute(2, 0, 1)[None]
