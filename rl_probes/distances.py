@@ -2,7 +2,8 @@
 
 Both distances are sqrt((1 - rho) / 2) in [0, 1], rho a Pearson correlation: 0 for rewards equal up to a positive scale
 and a shift, 1 for opposite ones, and sqrt(1/2) = 0.7071 for unrelated ones, so 0.7071 is chance, not 0.5. A constant
-correlates with nothing and sits at chance by definition. rho = 1 - 2 * distance ** 2.
+correlates with nothing and sits at chance by definition. rho = 1 - 2 * distance ** 2. Some published code leaves out
+the 1/2: sqrt(1 - rho) runs to 1.4142 with chance at 1. Divide such a figure by sqrt(2) to compare it with these.
 
 EPIC compares C(R) instead of R,
 
@@ -13,6 +14,8 @@ with A and S, S' independent, which no potential shaping with the same gamma can
 Rewards of the next state alone need no canonicalisation: C(R) = R(s') - E R is R up to a shift, so EPIC is the Pearson
 distance over next states, `pearson_distance(first, second)`. The same holds for rewards of s alone after reading them
 at s'. Rewards of (s, a, s') do need it.
+
+EPIC's independent S and S' make transitions that cannot happen; `rl_probes.dard` follows the dynamics instead.
 """
 
 from __future__ import annotations
@@ -37,7 +40,7 @@ def pearson_distance(first: ArrayLike, second: ArrayLike, weights: ArrayLike | N
         ValueError: lengths differ, no sample, a value that is not finite, or weights that are negative or all zero.
     """
     x, y = _samples(first, second)
-    w = np.full(x.size, 1.0 / x.size) if weights is None else _distribution(weights, "weights", (x.size,))
+    w = np.full(x.size, 1.0 / x.size) if weights is None else distribution(weights, "weights", (x.size,))
     return float(_distance_of_moments((w @ _moments(x, y))[None])[0])
 
 
@@ -89,21 +92,19 @@ def canonical_tabular(
     action_distribution: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     """C(R) of a table (S A S), exactly. The distributions of S (and S') and A are uniform where absent."""
-    table = np.asarray(reward, np.float64)
-    if table.ndim != 3 or table.shape[0] != table.shape[2]:
-        raise ValueError(f"a reward table must be (states, actions, states), got {table.shape}.")
+    table = reward_table(reward)
     states, actions, _ = table.shape
-    over_states = _distribution(
+    over_states = distribution(
         np.ones(states) if state_distribution is None else state_distribution, "states", (states,)
     )
-    over_actions = _distribution(
+    over_actions = distribution(
         np.ones(actions) if action_distribution is None else action_distribution, "actions", (actions,)
     )
     mean = np.einsum("sat,a,t->s", table, over_actions, over_states)  # (S) E[R(s, A, S')]
     canonical: NDArray[np.float64] = (
         table + gamma * mean[None, None, :] - mean[:, None, None] - gamma * (over_states @ mean)
     )
-    return canonical
+    return without_rounding(canonical, table)
 
 
 def epic_tabular(
@@ -148,7 +149,7 @@ def canonical_samples(
     mean /= len(pool_states)
     observed = np.asarray(reward(states, actions, next_states), np.float64)
     canonical: NDArray[np.float64] = observed + gamma * mean[count : 2 * count] - mean[:count]
-    return canonical - gamma * float(mean[2 * count :].mean())
+    return without_rounding(canonical - gamma * float(mean[2 * count :].mean()), observed)
 
 
 def epic_sampled(
@@ -203,6 +204,20 @@ def _samples(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float64], 
     return x, y
 
 
+def without_rounding(canonical: NDArray[np.float64], reward: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Zero where only float64 rounding keeps C(R) from it, as for a constant or pure shaping: the rounding would
+    correlate with anything by accident instead of being at chance. NaN stays."""
+    return np.zeros_like(canonical) if np.ptp(canonical) <= 1e-12 * np.abs(reward).max() else canonical
+
+
+def reward_table(reward: ArrayLike) -> NDArray[np.float64]:
+    """A table of rewards (S A S), refused if it is none."""
+    table = np.asarray(reward, np.float64)
+    if table.ndim != 3 or table.shape[0] != table.shape[2]:
+        raise ValueError(f"a reward table must be (states, actions, states), got {table.shape}.")
+    return table
+
+
 def _groups(episodes: ArrayLike, count: int) -> tuple[int, NDArray[np.intp]]:
     names, index = np.unique(np.asarray(episodes), return_inverse=True)
     if index.shape != (count,):
@@ -210,7 +225,8 @@ def _groups(episodes: ArrayLike, count: int) -> tuple[int, NDArray[np.intp]]:
     return len(names), index
 
 
-def _distribution(weights: ArrayLike, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def distribution(weights: ArrayLike, name: str, shape: tuple[int, ...]) -> NDArray[np.float64]:
+    """Non-negative weights of this shape, scaled to sum one; `name` is what a refusal calls them."""
     found = np.asarray(weights, np.float64)
     if found.shape != shape or not np.isfinite(found).all() or found.min() < 0 or found.sum() <= 0:
         raise ValueError(f"the distribution of {name} must be {shape} non-negative numbers that are not all zero.")

@@ -67,6 +67,8 @@ def test_a_constant_is_at_chance(mdp):
     reward, _, distributions = mdp
     assert pytest.approx(0.70710678, abs=1e-8) == CHANCE
     assert epic_tabular(reward, np.full_like(reward, 4.2), GAMMA, **distributions) == pytest.approx(CHANCE, abs=1e-12)
+    pure_shaping = shaped(np.zeros_like(reward), 5.0 * distributions["state_distribution"], GAMMA)
+    assert epic_tabular(reward, pure_shaping, GAMMA, **distributions) == pytest.approx(CHANCE, abs=1e-12)
     assert pearson_distance(np.full(5, 0.1), np.full(5, 0.3)) == pytest.approx(CHANCE, abs=1e-12)
 
 
