@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rl_probes.distances import bootstrap, pearson_distance_interval
 from rl_probes.recording import Recording
+from rl_probes.reward_metrics import backwards, calibration_error, direction_hits, kendall, per_trajectory, spearman
 from rl_probes.rewards.predictor import RewardPredictor
 from rl_probes.rewards.set_progress import ProgressHead
 from rl_probes.rewards.transition import SlotTransition
@@ -23,6 +24,29 @@ METRICS = {
     "step_distance": "distance of gamma * p(s') - p(s) to the true difference, chance 0.707",
     "spearman": "rank correlation within a trajectory, mean",
     "success_auroc": "success of an episode by its last value, chance 0.5",
+}
+"""The columns of the table."""
+
+FURTHER_METRICS = {
+    "kendall": "Kendall's tau-b within a trajectory, mean",
+    "order_forward": "rank correlation with time within a trajectory (VOC+), which the clock wins",
+    "order_backward": "the same with the episode played backwards (VOC-): negative if it follows the frames, clock 1",
+    "direction_accuracy": "sign of p(s') - p(s) where the truth changes, 0 is half right; the clock gets what rises",
+    "success_calibration": "expected calibration error of the last value as the probability of success, in 10 bins; "
+    "absent for scores outside [0, 1]",
+}
+"""Rows without a column. Progress need not be a probability, so its calibration may be poor where all else is right."""
+
+UNITS = {
+    "epic": "distance",
+    "step_distance": "distance",
+    "spearman": "rho",
+    "success_auroc": "probability",
+    "kendall": "tau",
+    "order_forward": "rho",
+    "order_backward": "rho",
+    "direction_accuracy": "fraction",
+    "success_calibration": "probability",
 }
 
 
@@ -61,16 +85,7 @@ def spearman_per_trajectory(
 ) -> tuple[NDArray[np.float64], int]:
     """Spearman's correlation inside every episode, and how many episodes were dropped because `second` (the truth) is
     constant there. A constant `first` correlates with nothing: 0."""
-    found, dropped = [], 0
-    for name in np.unique(episodes):
-        x, y = first[episodes == name], second[episodes == name]
-        if np.ptp(y) == 0:
-            dropped += 1
-        elif np.ptp(x) == 0:
-            found.append(0.0)
-        else:
-            found.append(float(np.corrcoef(rankdata(x), rankdata(y))[0, 1]))
-    return np.asarray(found), dropped
+    return per_trajectory(spearman, first, second, episodes)
 
 
 def controls(recording: Recording, seed: int = 0) -> dict[str, NDArray[np.float64]]:
@@ -94,8 +109,9 @@ def evaluate_progress(
 ) -> list[dict[str, Any]]:
     """Every predictor and every control against the true progress, with 95 % intervals over episodes.
 
-    Rows are {"name": "reward/<predictor>/<metric>", "value", "unit", "seed", "split", "low", "high"}; `METRICS` says
-    what the metrics are. Frames whose progress is unknown are left out, and for `success_auroc` episodes that were cut.
+    Rows are {"name": "reward/<predictor>/<metric>", "value", "unit", "seed", "split", "low", "high"}; `METRICS` and
+    `FURTHER_METRICS` say what the metrics are. Frames whose progress is unknown are left out, and for the metrics of
+    success episodes that were cut.
 
     Raises:
         ValueError: a head that was fitted on another encoder's slots, or no frame with a known progress.
@@ -109,27 +125,41 @@ def evaluate_progress(
     both = known[first] & known[second]
     first, second = first[both], second[both]
     finals = recording.finals()
+    episode, step = recording.episode[known], recording.step[known]
+    played_backwards = backwards(episode)
+    options: dict[str, Any] = {"resamples": resamples, "seed": seed}
     rows = []
     for name, score in {**scores, **controls(recording, seed)}.items():
-        trajectories, dropped = spearman_per_trajectory(score[known], truth[known], recording.episode[known])
-        options: dict[str, Any] = {"resamples": resamples, "seed": seed}
+        trajectories, dropped = spearman_per_trajectory(score[known], truth[known], episode)
+        concordance, _ = per_trajectory(kendall, score[known], truth[known], episode)
+        forward, too_short = per_trajectory(spearman, score[known], step, episode)
+        # Played backwards, a score of frames comes in reverse; the clock sees no frames and goes on counting.
+        reverse = score[known] if name == "clock" else score[known][played_backwards]
+        backward, _ = per_trajectory(spearman, reverse, step, episode)
+        hits, counted = direction_hits(score[second] - score[first], truth[second] - truth[first])
         found = {
-            "epic": pearson_distance_interval(score[known], truth[known], recording.episode[known], **options),
+            "epic": pearson_distance_interval(score[known], truth[known], episode, **options),
             "step_distance": pearson_distance_interval(
                 gamma * score[second] - score[first],
                 gamma * truth[second] - truth[first],
                 recording.episode[first],
                 **options,
             ),
-            "spearman": bootstrap(lambda values: float(values.mean()), trajectories, **options)
-            if len(trajectories)
-            else (np.nan, np.nan, np.nan),
+            "spearman": _mean(trajectories, options),
             "success_auroc": bootstrap(auroc, score[finals], recording.success[finals], **options),
+            "kendall": _mean(concordance, options),
+            "order_forward": _mean(forward, options),
+            "order_backward": _mean(backward, options),
+            "direction_accuracy": _mean_of_steps(hits[counted], recording.episode[first][counted], options),
         }
-        units = {"epic": "distance", "step_distance": "distance", "spearman": "rho", "success_auroc": "probability"}
+        if score[finals].size and score[finals].min() >= 0 and score[finals].max() <= 1:
+            found["success_calibration"] = bootstrap(
+                calibration_error, score[finals], recording.success[finals], **options
+            )
         for metric, (value, low, high) in found.items():
-            rows.append(_row(f"reward/{name}/{metric}", value, units[metric], seed, split, low=low, high=high))
+            rows.append(_row(f"reward/{name}/{metric}", value, UNITS[metric], seed, split, low=low, high=high))
     rows.append(_row("reward/trajectories_without_change", dropped, "episodes", seed, split))
+    rows.append(_row("reward/trajectories_without_order", too_short, "episodes", seed, split))
     rows.append(_row("reward/episodes", len(np.unique(recording.episode)), "episodes", seed, split))
     rows.append(_row("reward/success_rate", float(recording.success[finals].mean()), "fraction", seed, split))
     return rows
@@ -147,6 +177,24 @@ def table(rows: list[dict[str, Any]], title: str = "progress predicted from slot
         found.add_row(name, *(f"{row['value']:.3f}\n[dim]{row['low']:.3f}..{row['high']:.3f}[/]" for row in cells))
     found.caption = "; ".join(f"{metric}: {meaning}" for metric, meaning in METRICS.items())
     return found
+
+
+def _mean(values: NDArray[np.float64], options: dict[str, Any]) -> tuple[float, float, float]:
+    """Mean over episodes (e) and its interval; NaN without episodes."""
+    if not len(values):
+        return np.nan, np.nan, np.nan
+    return bootstrap(lambda drawn: float(drawn.mean()), values, **options)
+
+
+def _mean_of_steps(
+    values: NDArray[np.float64], episodes: NDArray[Any], options: dict[str, Any]
+) -> tuple[float, float, float]:
+    """Mean over all steps (n), its interval over whole episodes; NaN without steps."""
+    if not len(values):
+        return np.nan, np.nan, np.nan
+    index = np.unique(episodes, return_inverse=True)[1]
+    sums, counts = np.bincount(index, weights=values), np.bincount(index)
+    return bootstrap(lambda total, count: float(total.sum() / count.sum()), sums, counts, **options)
 
 
 def _row(name: str, value: float, unit: str, seed: int, split: str, **extra: float) -> dict[str, Any]:
