@@ -6,18 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 from rich.table import Table
 from scipy.stats import rankdata
-from torch import Tensor
 
 from rl_probes.distances import bootstrap, pearson_distance_interval
+from rl_probes.fit_rewards import fit_progress, flattened, pooled
+from rl_probes.predictions import predict_recording
 from rl_probes.recording import Recording
 from rl_probes.reward_metrics import backwards, calibration_error, direction_hits, kendall, per_trajectory, spearman
 from rl_probes.rewards.predictor import RewardPredictor
 from rl_probes.rewards.set_progress import ProgressHead
-from rl_probes.rewards.transition import SlotTransition
 
 METRICS = {
     "epic": "distance to the true progress over states, chance 0.707",
@@ -50,25 +49,6 @@ UNITS = {
 }
 
 
-@torch.inference_mode()
-def predict(predictor: RewardPredictor, vectors: Tensor, valid: Tensor, batch_size: int = 4096) -> NDArray[np.float32]:
-    """The potential of n states: vectors (n K D), valid (n K) -> (n)."""
-    predictor.eval()
-    parts = zip(vectors.split(batch_size), valid.split(batch_size), strict=True)
-    return torch.cat([predictor(SlotTransition(*part)).reward for part in parts]).cpu().numpy()
-
-
-def predict_recording(predictor: RewardPredictor, recording: Recording) -> NDArray[np.float32]:
-    """The potential of every frame (n).
-
-    Raises:
-        ValueError: a progress head that was fitted on another encoder's slots.
-    """
-    if isinstance(predictor, ProgressHead):
-        predictor.check_encoder(recording.fingerprint)
-    return predict(predictor, torch.from_numpy(recording.vectors), torch.from_numpy(recording.valid))
-
-
 def auroc(score: ArrayLike, positive: ArrayLike) -> float:
     """Probability that a positive scores above a negative, ties half: the Mann-Whitney statistic. NaN where one of the
     two is absent."""
@@ -98,6 +78,16 @@ def controls(recording: Recording, seed: int = 0) -> dict[str, NDArray[np.float6
     }
 
 
+def fitted_controls(train: Recording, *, epochs: int = 20, seed: int = 0) -> dict[str, ProgressHead]:
+    """Progress heads that a head for sets must beat: an MLP on the slots in the order they come, and one on their mean.
+
+    15 % of the episodes of `train` choose the best epoch.
+    """
+    fit, val = train.split((0.85, 0.15), seed=seed)
+    builds = {"flattened_mlp": flattened, "pooled_mlp": pooled}
+    return {name: fit_progress(fit, val, build, epochs=epochs, seed=seed) for name, build in builds.items()}
+
+
 def evaluate_progress(
     predictors: Mapping[str, RewardPredictor],
     recording: Recording,
@@ -106,6 +96,8 @@ def evaluate_progress(
     split: str = "test",
     seed: int = 0,
     resamples: int = 1000,
+    train: Recording | None = None,
+    control_epochs: int = 20,
 ) -> list[dict[str, Any]]:
     """Every predictor and every control against the true progress, with 95 % intervals over episodes.
 
@@ -113,13 +105,26 @@ def evaluate_progress(
     `FURTHER_METRICS` say what the metrics are. Frames whose progress is unknown are left out, and for the metrics of
     success episodes that were cut.
 
+    With `train`, the recording that the predictors were fitted on, `fitted_controls` stand beside them, fitted on
+    it for `control_epochs`.
+
     Raises:
-        ValueError: a head that was fitted on another encoder's slots, or no frame with a known progress.
+        ValueError: a head that was fitted on another encoder's slots, no frame with a known progress, `train` that
+            shares an episode with `recording`, or a predictor that has the name of a control.
     """
     known = ~np.isnan(recording.progress)
     if not known.any():
         raise ValueError("no frame of the recording has a known progress; this world has none to compare with.")
-    scores = {name: predict_recording(head, recording).astype(np.float64) for name, head in predictors.items()}
+    heads, baselines = dict(predictors), controls(recording, seed)
+    fitted: dict[str, ProgressHead] = {}
+    if train is not None:
+        if np.intersect1d(train.episode, recording.episode).size:
+            raise ValueError("train and the recording share episodes; split by episode (Recording.split).")
+        fitted = fitted_controls(train, epochs=control_epochs, seed=seed)
+    if taken := sorted(heads.keys() & (baselines.keys() | fitted.keys())):
+        raise ValueError(f"{', '.join(taken)} is the name of a control; call the predictor something else.")
+    heads |= fitted
+    scores = {name: predict_recording(head, recording).astype(np.float64) for name, head in heads.items()}
     truth = recording.progress.astype(np.float64)
     first, second = recording.pairs()
     both = known[first] & known[second]
@@ -129,7 +134,7 @@ def evaluate_progress(
     played_backwards = backwards(episode)
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
     rows = []
-    for name, score in {**scores, **controls(recording, seed)}.items():
+    for name, score in {**scores, **baselines}.items():
         trajectories, dropped = spearman_per_trajectory(score[known], truth[known], episode)
         concordance, _ = per_trajectory(kendall, score[known], truth[known], episode)
         forward, too_short = per_trajectory(spearman, score[known], step, episode)

@@ -12,10 +12,10 @@ from rich.progress import Progress
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from rl_probes.evaluate_rewards import predict
 from rl_probes.observation import Standardisation
+from rl_probes.predictions import predict
 from rl_probes.recording import Recording
-from rl_probes.rewards.set_progress import DeepSetProgress, ProgressHead
+from rl_probes.rewards.set_progress import DeepSetProgress, FlattenedProgress, PooledProgress, ProgressHead
 from rl_probes.rewards.transition import SlotTransition
 
 Build = Callable[[int, int], ProgressHead]
@@ -24,6 +24,14 @@ Build = Callable[[int, int], ProgressHead]
 
 def deep_set(num_slots: int, dim: int) -> ProgressHead:
     return DeepSetProgress(dim)
+
+
+def flattened(num_slots: int, dim: int) -> ProgressHead:
+    return FlattenedProgress(dim, num_slots)
+
+
+def pooled(num_slots: int, dim: int) -> ProgressHead:
+    return PooledProgress(dim)
 
 
 def fit_progress(

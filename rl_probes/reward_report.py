@@ -10,14 +10,9 @@ from rich.console import Console
 from ocl.files import write_json
 from ocl.manifest import write_manifest
 from rl_probes.evaluate_rewards import evaluate_progress, table
-from rl_probes.fit_rewards import deep_set, fit_progress
+from rl_probes.fit_rewards import deep_set, fit_progress, flattened
 from rl_probes.recording import Recording
 from rl_probes.rewards.checkpoint import save_head
-from rl_probes.rewards.set_progress import FlattenedProgress, ProgressHead
-
-
-def flattened(num_slots: int, dim: int) -> ProgressHead:
-    return FlattenedProgress(dim, num_slots)
 
 
 def reward(

@@ -70,3 +70,18 @@ class FlattenedProgress(ProgressHead):
             raise ValueError(f"this head reads {self.hyperparameters['num_slots']} slots, got {slots.shape[1]}.")
         score: Tensor = self.layers(torch.cat([slots, valid[..., None].float()], dim=2).flatten(1))
         return score.squeeze(1)
+
+
+class PooledProgress(ProgressHead):
+    """An MLP on the mean of the valid slots, the control that sees one global feature instead of objects."""
+
+    def __init__(self, dim: int, width: int = 128) -> None:
+        super().__init__(dim=dim, width=width)
+        self.layers = nn.Sequential(
+            nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 1)
+        )
+
+    def score(self, slots: Tensor, valid: Tensor) -> Tensor:
+        mean = slots.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)  # slots are zero where not valid
+        score: Tensor = self.layers(mean)
+        return score.squeeze(1)

@@ -9,12 +9,12 @@ import torch
 from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
-from rl_probes.distances import pearson_distance
+from rl_probes.distances import CHANCE, pearson_distance
 from rl_probes.evaluate_rewards import auroc, evaluate_progress, predict_recording, spearman_per_trajectory, table
 from rl_probes.fit_rewards import fit_progress
 from rl_probes.recording import Recording
 from rl_probes.rewards.goal_similarity import SlotGoalSimilarity
-from rl_probes.rewards.set_progress import FlattenedProgress
+from rl_probes.rewards.set_progress import FlattenedProgress, PooledProgress
 from rl_probes.rewards.transition import SlotTransition
 
 EPISODES, STEPS, SLOTS, DIM = 500, 60, 6, 16
@@ -115,6 +115,34 @@ def test_a_deep_set_learns_the_progress_and_the_controls_do_not(seed):
         if "low" in row:
             assert row["low"] - 1e-9 <= row["value"] <= row["high"] + 1e-9
     assert table(rows).row_count == 6
+
+
+def test_controls_are_fitted_on_the_training_episodes():
+    """The mean of slots mixes up whose place is whose, so a head for sets beats it as it beats the flattened slots."""
+    train, val, test = record(0).split(seed=0)
+    head = fit_progress(train, val, epochs=4, seed=0)
+    rows = evaluate_progress({"deep_set": head}, test, resamples=20, train=train, control_epochs=4)
+    value = {row["name"].removeprefix("reward/"): row["value"] for row in rows}
+    for control in ("flattened_mlp", "pooled_mlp"):
+        assert value["deep_set/epic"] < value[f"{control}/epic"] < CHANCE + 0.02
+    assert table(rows).row_count == 7
+    without = {row["name"]: row["value"] for row in evaluate_progress({"deep_set": head}, test, resamples=20)}
+    assert without["reward/deep_set/epic"] == value["deep_set/epic"]
+    assert "reward/pooled_mlp/epic" not in without
+    with pytest.raises(ValueError, match="share episodes"):
+        evaluate_progress({}, test, train=test)
+    with pytest.raises(ValueError, match="clock is the name of a control"):
+        evaluate_progress({"clock": head}, test)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_pooled_control_reads_the_mean_of_valid_slots_alone(count):
+    head = PooledProgress(DIM).eval()
+    slots = torch.randn(3, 6, DIM)
+    valid = torch.arange(6).expand(3, 6) < count
+    mean = slots[:, :count].mean(1, keepdim=True)
+    expected = head(SlotTransition(mean)).reward
+    torch.testing.assert_close(head(SlotTransition(slots, valid)).reward, expected)
 
 
 def test_without_noise_single_steps_are_right_too():
