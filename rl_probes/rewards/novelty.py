@@ -1,0 +1,96 @@
+"""A bonus for states that were seldom seen: how well a learner knows a random function of their slots."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from rl_probes.rewards.predictor import RewardPredictor, _valid
+from rl_probes.rewards.running import RunningMoments
+from rl_probes.rewards.set_embedding import SetEmbedding
+from rl_probes.rewards.transition import RewardOutput, SlotTransition
+
+ADAM = partial(torch.optim.Adam, lr=1e-3)
+
+
+class SetNetwork(nn.Module):
+    """Slots (B K D), zero where not valid (B K) -> (B outputs), whatever their order."""
+
+    def __init__(self, dim: int, width: int = 128, outputs: int = 64) -> None:
+        super().__init__()
+        self.embedding = SetEmbedding(dim, width)
+        self.rho = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, outputs))
+
+    def forward(self, slots: Tensor, valid: Tensor) -> Tensor:
+        output: Tensor = self.rho(self.embedding(slots, valid))
+        return output
+
+
+class RandomDistillation(RewardPredictor):
+    """(1/d) * |f(s) - g(s)|^2 of a learned f and a fixed random g with d outputs.
+
+    Every observation of s fits f to a fresh sample of N(g(s), sigma^2) (RDD, 2025): an f that averages its samples is
+    off by sigma^2 / n on average after n visits, so the bonus counts. With sigma = 0 it is random network distillation
+    (Burda et al., 2019), whose bonus vanishes as soon as f has learnt g. The default sigma = 1 is the source's only
+    according to a secondary note; widths and the optimiser's rate are not the source's.
+
+    target, learner: map (slots (B K D), valid (B K)) to (B d), such as a `SetNetwork` each; the target is frozen.
+    optimizer:       makes the optimiser of the learner's parameters. The loss is half the squared error, summed over
+                     outputs and averaged over states. Its state is not saved with the module.
+    clip:            slots are standardised by the moments of all slots observed so far, then clipped to +-clip.
+
+    Divide by the running deviation with `RunningScale`.
+
+    Raises:
+        ValueError: a negative sigma, or a clip that is not positive.
+    """
+
+    kind = "bonus"
+    state_dependence = "state"
+    bounds = (0.0, float("inf"))
+
+    def __init__(
+        self,
+        dim: int,
+        target: nn.Module,
+        learner: nn.Module,
+        sigma: float = 1.0,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer] = ADAM,
+        clip: float = 5.0,
+    ) -> None:
+        super().__init__()
+        if not (sigma >= 0.0 and clip > 0.0):
+            raise ValueError(f"sigma must not be negative and clip must be positive, got {sigma} and {clip}.")
+        self.target, self.learner = target.requires_grad_(False), learner
+        self.sigma, self.clip = sigma, clip
+        self.moments = RunningMoments((dim,))
+        self.optimizer = optimizer(learner.parameters())
+
+    def predict(self, transition: SlotTransition) -> RewardOutput:
+        slots, valid = self._standardised(transition)
+        return RewardOutput(reward=(self.learner(slots, valid) - self.target(slots, valid)).square().mean(1))
+
+    def observe(self, transition: SlotTransition) -> dict[str, float]:
+        """One step of the learner on the states that hold a slot."""
+        present = _valid(transition).any(1)
+        if not present.any():
+            return {}
+        self.moments.add(transition.slots[_valid(transition)])
+        slots, valid = self._standardised(transition)
+        mean = self.target(slots, valid)
+        sample = mean + self.sigma * torch.randn_like(mean)
+        with torch.enable_grad():
+            error = (self.learner(slots, valid) - sample).square().sum(1)
+            loss = 0.5 * error[present].mean()
+            self.optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return {"distillation_loss": float(loss.detach())}
+
+    def _standardised(self, transition: SlotTransition) -> tuple[Tensor, Tensor]:
+        valid = _valid(transition)
+        slots = self.moments.standardise(transition.slots).clamp(-self.clip, self.clip)
+        return slots.masked_fill(~valid[..., None], 0.0), valid
