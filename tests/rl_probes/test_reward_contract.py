@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rl_probes.rewards.best_so_far import BestSoFar
 from rl_probes.rewards.combine import BoundedCentered, KeyReward, RunningScale, WeightedSum
 from rl_probes.rewards.contract import (
     CHECKS,
@@ -17,6 +18,7 @@ from rl_probes.rewards.contract import (
 )
 from rl_probes.rewards.goal_similarity import Columns, HardMaxGoalSimilarity, SlotGoalSimilarity, SoftGoalSimilarity
 from rl_probes.rewards.hop_reward import HopReward, HopShaping
+from rl_probes.rewards.novelty import RandomDistillation, SetNetwork
 from rl_probes.rewards.predictor import RewardPredictor
 from rl_probes.rewards.preference_reward import PreferenceReward
 from rl_probes.rewards.set_progress import DeepSetProgress, FlattenedProgress
@@ -56,6 +58,8 @@ def predictors():
         "key": KeyReward([HopReward(DIM), goal]),
         "scaled": RunningScale(progress),
         "bounded": BoundedCentered(fitted(PreferenceReward(DIM)), torch.randn(7)),
+        "best so far": BestSoFar(progress),
+        "random distillation": RandomDistillation(DIM, SetNetwork(DIM), SetNetwork(DIM)),
     }
 
 
