@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rl_probes.rewards.arithmetic import ObjectArithmetic
 from rl_probes.rewards.best_so_far import BestSoFar
 from rl_probes.rewards.combine import BoundedCentered, KeyReward, RunningScale, WeightedSum
 from rl_probes.rewards.contract import (
@@ -59,6 +60,7 @@ def predictors():
         "scaled": RunningScale(progress),
         "bounded": BoundedCentered(fitted(PreferenceReward(DIM)), torch.randn(7)),
         "best so far": BestSoFar(progress),
+        "arithmetic": ObjectArithmetic(torch.nn.Linear(DIM, 16)),
         "random distillation": RandomDistillation(DIM, SetNetwork(DIM), SetNetwork(DIM)),
     }
 
