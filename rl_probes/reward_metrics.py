@@ -49,8 +49,8 @@ def backwards(episodes: NDArray[Any]) -> NDArray[np.intp]:
 def direction_hits(predicted: ArrayLike, true: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Of n differences: whether the predicted one has the sign of the true one (n), half for a predicted zero, and
     which true ones are not zero (n); only those count."""
-    predicted, true = np.sign(np.asarray(predicted)), np.sign(np.asarray(true))
-    return np.where(predicted == 0, 0.5, predicted == true), true != 0
+    guess, truth = np.sign(np.asarray(predicted, np.float64)), np.sign(np.asarray(true, np.float64))
+    return np.where(guess == 0, 0.5, guess == truth), np.asarray(truth != 0)
 
 
 def calibration_error(probability: ArrayLike, positive: ArrayLike, bins: int = 10) -> float:
