@@ -34,7 +34,7 @@ def spearman(x: NDArray[Any], y: NDArray[Any]) -> float:
 
 def kendall(x: NDArray[Any], y: NDArray[Any]) -> float:
     """Kendall's tau-b: concordant less discordant pairs, over the pairs that are tied in neither."""
-    return float(kendalltau(x, y, method="asymptotic").statistic)
+    return float(kendalltau(x, y).statistic)
 
 
 def backwards(episodes: NDArray[Any]) -> NDArray[np.intp]:

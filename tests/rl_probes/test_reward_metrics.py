@@ -35,6 +35,7 @@ def test_kendall_is_the_difference_of_pairs_and_drops_what_cannot_be_ordered():
     x, y = rng.integers(0, 6, (2, 40)).astype(float)  # ties
     signs = np.sign(x[:, None] - x) * np.sign(y[:, None] - y)
     untied = np.sqrt((x[:, None] != x).sum() * (y[:, None] != y).sum())
+    assert kendall(np.array([1.0, 2.0]), np.array([0.5, 0.1])) == -1  # the shortest trajectory
     assert kendall(x, y) == pytest.approx(signs.sum() / untied, abs=1e-12)
     episodes = np.repeat(np.arange(4), 10)
     y[episodes == 1], x[episodes == 2] = 0.5, 0.5
