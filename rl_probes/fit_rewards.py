@@ -42,7 +42,7 @@ def fit_progress(
     epochs: int = 20,
     batch_size: int = 128,
     learning_rate: float = 4e-3,
-    weight_decay: float = 1e-4,
+    weight_decay: float = 0.1,
     patience: int = 10,
     seed: int = 0,
 ) -> ProgressHead:
