@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import importlib
 import os
+import platform
 import subprocess
 import sys
 import threading
@@ -22,6 +23,7 @@ OUTPUT = "output.txt"
 """What a worker prints, in the job's folder."""
 INTERVAL = 0.5  # seconds between two looks
 TAIL = 8  # lines of a failed job's output
+RETRIES = 10  # of a job whose Ray node or worker is lost
 
 
 class Job(Protocol):
@@ -101,33 +103,54 @@ def locally(jobs: Sequence[J], processes: int) -> Iterator[Progress[J]]:
 
 def over_ray(jobs: Sequence[J]) -> Iterator[Progress[J]]:
     """Run the jobs as tasks of the Ray cluster that this machine belongs to (a new local one where it has none), one
-    CPU and, where the cluster has any, one GPU each. The folder must lie on a file system that all nodes share.
+    CPU and, where the cluster has any, one GPU each. Leaving the iteration early ends those that run.
+
+    Where a node is lost, its jobs start again on others and go on from what they had saved: their folders must lie on a
+    file system that all nodes share.
 
     Raises:
         ImportError: ray is not installed.
     """
-    try:
-        ray: Any = importlib.import_module("ray")
-    except ImportError as error:
-        raise ImportError("--ray true needs the package ray: pip install ray.") from error
-    ray.init(ignore_reinit_error=True)
+    ray = _ray()
+    connected = ray.is_initialized()
+    if not connected:
+        ray.init(include_dashboard=False, log_to_driver=False)
     gpus = min(1, ray.cluster_resources().get("GPU", 0))
-    task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(complete)
+    task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(complete)
+    for job in jobs:
+        (job.folder / OUTPUT).unlink(missing_ok=True)  # from now on, those that have one have begun
     running = {task.remote(job, os.getcwd()): job for job in jobs}
 
     def result(reference: Any) -> str | None:
         try:
             return None if (error := ray.get(reference)) is None else str(error)
-        except ray.exceptions.RayError as error:  # the node is gone, and with it whoever could say more
-            return str(error)
+        except ray.exceptions.RayError as error:  # whoever could say more is gone
+            return f"Ray could not finish it: {str(error).splitlines()[0]}"
 
-    while running:
-        ended, _ = ray.wait(list(running), timeout=INTERVAL)
-        yield [job for job in running.values() if (job.folder / OUTPUT).is_file()], {}
-        yield [], {running.pop(reference): result(reference) for reference in ended}
+    try:
+        while running:
+            ended, _ = ray.wait(list(running), timeout=INTERVAL)
+            begun = [job for job in running.values() if (job.folder / OUTPUT).is_file()]
+            yield begun, {running.pop(reference): result(reference) for reference in ended}
+    finally:
+        for reference in running:
+            ray.cancel(reference, force=True)
+        if not connected:
+            ray.shutdown()
 
 
 def complete(job: Job, cwd: str) -> str | None:
-    """Start the job and wait for it, in the working folder of the benchmark."""
-    os.chdir(cwd)
-    return outcome(job, start(job))
+    """Start the job and wait for it, in the working folder of the benchmark; None, or why it failed."""
+    try:
+        os.chdir(cwd)
+        return outcome(job, start(job))
+    except FileNotFoundError as error:
+        return f"{error.filename} does not exist on {platform.node()}; all nodes must share the folders of the jobs."
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # sends nothing home unless the user says so
+    try:
+        return importlib.import_module("ray")
+    except ImportError as error:
+        raise ImportError("--ray true needs the package ray: pip install 'ocl-research[cluster]'.") from error
