@@ -9,7 +9,7 @@ from rich.console import Console
 from torch.utils.data import Dataset
 
 import ocl
-from ocl.masks.base import MaskSource
+from ocl.masks.base import MaskSource, networks_of
 from ocl.masks.sources import SlotMasks
 from ocl.segment import segment, table
 
@@ -26,14 +26,12 @@ def masks(
         source: The class path of a mask source, or a checkpoint of slots: a folder, or "sprites", which is packaged.
         images: An image file, a folder that is searched recursively, or the class path of a data set.
         folder: Where labels/, overlays/, instances/, coco.json, results.json and the manifest go.
-        device: Of the images, and of the slots of a checkpoint.
+        device: Of the images and of the source's networks.
     """
-    rows = segment(_source(source, device), images, folder, device=device)
+    if isinstance(source, Path):
+        source = SlotMasks(ocl.load(source, decoder_masks=True))  # finer than the attention over tokens
+    for network in networks_of(source):
+        network.to(device)
+    rows = segment(source, images, folder, device=device)
     Console().print(table(rows))
     return rows
-
-
-def _source(source: MaskSource | Path, device: str) -> MaskSource:
-    if not isinstance(source, Path):
-        return source
-    return SlotMasks(ocl.load(source, decoder_masks=True).to(device))  # finer than the attention over tokens

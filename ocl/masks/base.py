@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MethodType, ModuleType
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ocl.shapes import Batch
 
@@ -68,3 +70,25 @@ class MaskSource(Protocol):
     def __call__(self, batch: Batch) -> Masks:
         """images (B 3 H W) -> masks (B K H W), scores and valid (B K); K may differ from call to call and may be 0."""
         ...
+
+
+def networks_of(part: object) -> list[nn.Module]:
+    """The modules that a part is made of, itself included, each once; parts may refer to each other in circles.
+
+    What is inside a module is not listed beside it, unless a part holds that itself too.
+    """
+    found, seen, waiting = [], set(), [part]
+    while waiting:
+        value = waiting.pop(0)
+        if id(value) in seen or isinstance(value, type | ModuleType):
+            continue
+        seen.add(id(value))
+        if isinstance(value, nn.Module):
+            found.append(value)
+        elif isinstance(value, MethodType):
+            waiting.append(value.__self__)
+        elif isinstance(value, list | tuple):
+            waiting += value
+        else:
+            waiting += (value if isinstance(value, Mapping) else getattr(value, "__dict__", {})).values()
+    return found

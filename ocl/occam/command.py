@@ -59,7 +59,7 @@ def occam(
         folder: Where results.json, the manifest and one folder per seed go.
         batch_size: Images at once.
         processes: Seeds at a time on this machine, one thread each.
-        device: Of the classifiers.
+        device: Of the classifiers and of the sources' networks.
     """
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0 or processes < 1:
         raise ValueError(f"give different seeds from 0 up and at least one process, got {seeds} and {processes}.")

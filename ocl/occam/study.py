@@ -16,7 +16,7 @@ from ocl.data.scenes import Item
 from ocl.describe import describe_part
 from ocl.files import read_json, write_json
 from ocl.masks.apply import MaskApplication
-from ocl.masks.base import MaskSource
+from ocl.masks.base import MaskSource, networks_of
 from ocl.masks.foreground import ForegroundScore
 from ocl.masks.segments import SegmentClassifier
 from ocl.masks.selection import Selection
@@ -71,6 +71,8 @@ class Study:
         if (folder / ROWS).is_file() and (folder / PICTURE).is_file():
             return list(read_json(folder / ROWS))
         members = [member.to(self.device) for member in self.ensemble(self.application, folder, seed)]
+        for network in networks_of([*self.sources.values(), self.application]):
+            network.to(self.device)
         classifier = SegmentClassifier(self.application, members)
         rows: list[Row] = []
         names, ratios = self.group_names(), getattr(self.dataset, "group_ratios", None)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from types import MethodType, ModuleType
 
 import torch
 from torch import Tensor, nn
 
 from ocl.describe import describe_module, describe_part
 from ocl.masks.apply import MaskApplication
-from ocl.masks.base import Masks, MaskSource, required_by
+from ocl.masks.base import Masks, MaskSource, networks_of, required_by
 from ocl.masks.image_encoders import ImageEncoder
 from ocl.masks.segments import SegmentEmbedder
 from ocl.representations.base import ObjectEncoder, frozen
@@ -64,7 +62,8 @@ class MaskedObjectEncoder(ObjectEncoder):
         self.geometry = geometry
         self.dim = image_encoder.dim + GEOMETRY * geometry
         self.requires = required_by(source) | {"images"}
-        self.networks = nn.ModuleList(_networks([source, application]))  # so that they move to a device with this one
+        # Networks anywhere in the parts move to a device with this one.
+        self.networks = nn.ModuleList(map(frozen, networks_of([source, application])))
         self._embed = SegmentEmbedder(application, image_encoder, cache, chunk)
 
     def encode(self, batch: Batch) -> Slots:
@@ -81,25 +80,6 @@ class MaskedObjectEncoder(ObjectEncoder):
             "image_encoder": self.image_encoder.fingerprint,
         }
         return describe_module(self) + "\n" + json.dumps(describe_part(parts))
-
-
-def _networks(part: object) -> list[nn.Module]:
-    """The modules that a part is made of, itself included, each once; parts may refer to each other in circles."""
-    found, seen, waiting = [], set(), [part]
-    while waiting:
-        value = waiting.pop(0)
-        if id(value) in seen or isinstance(value, type | ModuleType):
-            continue
-        seen.add(id(value))
-        if isinstance(value, nn.Module):
-            found.append(frozen(value))
-        elif isinstance(value, MethodType):
-            waiting.append(value.__self__)
-        elif isinstance(value, list | tuple):
-            waiting += value
-        else:
-            waiting += (value if isinstance(value, Mapping) else getattr(value, "__dict__", {})).values()
-    return found
 
 
 def place_and_size(masks: Masks) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,12 +27,18 @@ class SamEncoder:
     """
 
     def __init__(self, encoder: Any, bfloat16: bool = False, compiled: bool = False) -> None:
-        self.encoder, self.bfloat16 = encoder, bfloat16
-        self._encode: Callable[[Any, Tensor], Tensor] = torch.compile(_encode) if compiled else _encode
+        self.encoder, self.bfloat16, self.compiled = encoder, bfloat16, compiled
 
     def __call__(self, images: Tensor) -> Tensor:
+        encode = _compiled() if self.compiled else _encode
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.bfloat16):
-            return self._encode(self.encoder, images).to(images.dtype)
+            return encode(self.encoder, images).to(images.dtype)
+
+
+@cache
+def _compiled() -> Callable[[Any, Tensor], Tensor]:
+    """One for all encoders, and no part of any, so that they can be copied and sent to other processes."""
+    return torch.compile(_encode)
 
 
 def _encode(encoder: Any, images: Tensor) -> Tensor:

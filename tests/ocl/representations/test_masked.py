@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from ocl.encoders.cnn import CNNEncoder
 from ocl.masks.apply import Black, Grey, GreyCrop, MaskApplication
-from ocl.masks.base import Masks
+from ocl.masks.base import Masks, networks_of
 from ocl.masks.filters import Filters, LargestArea
 from ocl.masks.image_encoders import ImageEncoder, TokenMean
 from ocl.masks.sources import Filtered, SlotMasks
 from ocl.representations import MaskedObjectEncoder, ObjectEncoder, RandomCNN, SlotMean
-from ocl.representations.masked import _largest, _networks, place_and_size
+from ocl.representations.masked import _largest, place_and_size
 from ocl.shapes import Batch
 
 IMAGES, COUNT, SIZE = 5, 6, 40
@@ -273,5 +273,5 @@ def test_networks_are_found_wherever_a_source_keeps_them() -> None:
             self.again = self.named["a"]
             self.library = torch
 
-    widths = [module.out_features for module in _networks(Nested())]  # type: ignore[attr-defined]
+    widths = [module.out_features for module in networks_of(Nested())]  # type: ignore[attr-defined]
     assert sorted(widths) == [3, 4, 5]
