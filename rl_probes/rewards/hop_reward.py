@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rl_probes.rewards.hops import backward_progress, forward_progress, fuse, fuse_consistent
 from rl_probes.rewards.predictor import ComposedPredictor
-from rl_probes.rewards.set_embedding import SetEmbedding
+from rl_probes.rewards.set_embedding import SetEmbedding, marked
 from rl_probes.rewards.shaping import shape
 from rl_probes.rewards.slot_head import SlotHead
 from rl_probes.rewards.transition import RewardOutput, SlotTransition
@@ -35,7 +35,7 @@ class HopReward(SlotHead):
     def hop(self, slots: Tensor, valid: Tensor, next_slots: Tensor, next_valid: Tensor) -> Tensor:
         """Two sets (B K D), (B L D) with masks -> H (B); 0 where one of them is empty."""
         both = torch.cat(
-            [_marked(self.standardised(slots, valid), -1.0), _marked(self.standardised(next_slots, next_valid), 1.0)], 1
+            [marked(self.standardised(slots, valid), -1.0), marked(self.standardised(next_slots, next_valid), 1.0)], 1
         )  # (B K+L D+1)
         present = torch.cat([valid, next_valid], 1)
         hop: Tensor = self.rho(self.embedding(both, present)).squeeze(1).tanh()
@@ -136,8 +136,3 @@ class HopShaping(ComposedPredictor):
             return transition.slots, transition.valid
         slots, valid = self._start
         return torch.where(fresh[..., None], transition.slots, slots), torch.where(fresh, transition.valid, valid)
-
-
-def _marked(slots: Tensor, mark: float) -> Tensor:
-    """(B K D) -> (B K D+1)."""
-    return torch.cat([slots, slots.new_full((*slots.shape[:2], 1), mark)], 2)

@@ -8,10 +8,10 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from rl_probes.rewards.predictor import RewardPredictor, _valid
+from rl_probes.rewards.predictor import RewardPredictor
 from rl_probes.rewards.running import RunningMoments
 from rl_probes.rewards.set_embedding import SetEmbedding
-from rl_probes.rewards.transition import RewardOutput, SlotTransition
+from rl_probes.rewards.transition import RewardOutput, SlotTransition, valid_slots
 
 ADAM = partial(torch.optim.Adam, lr=1e-3)
 
@@ -70,16 +70,18 @@ class RandomDistillation(RewardPredictor):
         self.optimizer = optimizer(learner.parameters())
 
     def predict(self, transition: SlotTransition) -> RewardOutput:
-        slots, valid = self._standardised(transition)
+        valid = valid_slots(transition)
+        slots = whitened(self.moments, transition.slots, valid, self.clip)
         return RewardOutput(reward=(self.learner(slots, valid) - self.target(slots, valid)).square().mean(1))
 
     def observe(self, transition: SlotTransition) -> dict[str, float]:
         """One step of the learner on the states that hold a slot."""
-        present = _valid(transition).any(1)
+        valid = valid_slots(transition)
+        present = valid.any(1)
         if not present.any():
             return {}
-        self.moments.add(transition.slots[_valid(transition)])
-        slots, valid = self._standardised(transition)
+        self.moments.add(transition.slots[valid])
+        slots = whitened(self.moments, transition.slots, valid, self.clip)
         mean = self.target(slots, valid)
         sample = mean + self.sigma * torch.randn_like(mean)
         with torch.enable_grad():
@@ -90,7 +92,7 @@ class RandomDistillation(RewardPredictor):
         self.optimizer.step()
         return {"distillation_loss": float(loss.detach())}
 
-    def _standardised(self, transition: SlotTransition) -> tuple[Tensor, Tensor]:
-        valid = _valid(transition)
-        slots = self.moments.standardise(transition.slots).clamp(-self.clip, self.clip)
-        return slots.masked_fill(~valid[..., None], 0.0), valid
+
+def whitened(moments: RunningMoments, slots: Tensor, valid: Tensor, clip: float) -> Tensor:
+    """Slots (B K D) standardised by running moments and clipped to +-clip, zero where not valid (B K)."""
+    return moments.standardise(slots).clamp(-clip, clip).masked_fill(~valid[..., None], 0.0)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from rl_probes.rewards.transition import RewardOutput, SlotTransition
+from rl_probes.rewards.transition import RewardOutput, SlotTransition, valid_slots
 
 Kind = Literal["reward", "potential", "bonus"]
 StateDependence = Literal["state", "next_state", "transition"]
@@ -55,7 +55,7 @@ class RewardPredictor(nn.Module, ABC):
             ValueError: the transition lacks a field that this predictor requires.
         """
         self.check(transition)
-        empty = ~_valid(transition).any(1)
+        empty = ~valid_slots(transition).any(1)
         output = self.predict(transition)
         output.reward = output.reward.masked_fill(empty, self.neutral)
         if output.progress is not None:
@@ -88,7 +88,7 @@ class RewardPredictor(nn.Module, ABC):
 
     def _leave_one_out(self, transition: SlotTransition, reward: Tensor) -> Tensor:
         """(B,) reward -> (B K): by how much the reward falls when slot k is taken away, in one batch of B * K."""
-        valid = _valid(transition)
+        valid = valid_slots(transition)
         batch, count = valid.shape
         others = ~torch.eye(count, dtype=torch.bool, device=valid.device)
         if self.stateful:  # one row per environment: no room for K copies of each
@@ -124,7 +124,7 @@ class ComposedPredictor(RewardPredictor):
     def forward(self, transition: SlotTransition, attribute: bool = False) -> RewardOutput:
         self.check(transition)
         output = self.predict(transition)
-        output.extras["empty"] = ~_valid(transition).any(1)
+        output.extras["empty"] = ~valid_slots(transition).any(1)
         if output.attribution is None and attribute:
             output.attribution = self._leave_one_out(transition, output.reward)
         return output
@@ -147,8 +147,3 @@ class ComposedPredictor(RewardPredictor):
         if part.state_dependence == "state" and self.state_dependence != "state":
             return transition.advanced()
         return transition
-
-
-def _valid(transition: SlotTransition) -> Tensor:
-    assert transition.valid is not None  # filled on construction
-    return transition.valid

@@ -24,3 +24,28 @@ class SetEmbedding(nn.Module):
         each = self.phi(self.of_slot(slots) + self.of_context(context)[:, None]) * present  # (B K width)
         mean = each.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
         return torch.cat([each.amax(1), mean], dim=1)
+
+
+class SetTransformer(nn.Module):
+    """A learned class token beside the slots, post-norm transformer layers, the class token's output: the pooling of
+    Yoon et al. (ICML 2023). Without a code of position, so blind to order; without dropout, so the same every time."""
+
+    def __init__(self, dim: int, width: int, heads: int, layers: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(dim, width)
+        self.token = nn.Parameter(0.02 * torch.randn(width))
+        layer = nn.TransformerEncoderLayer(width, heads, 4 * width, dropout=0.0, batch_first=True)
+        self.transformer = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+
+    def forward(self, slots: Tensor, valid: Tensor) -> Tensor:
+        """slots (B K D), zero where not valid (B K) -> (B width)."""
+        token = self.token.expand(len(slots), 1, -1)
+        tokens = torch.cat([token, self.project(slots)], 1)  # (B K+1 width)
+        ignored = torch.cat([valid.new_zeros(len(valid), 1), ~valid], 1)
+        encoded: Tensor = self.transformer(tokens, src_key_padding_mask=ignored)
+        return encoded[:, 0]
+
+
+def marked(slots: Tensor, mark: float) -> Tensor:
+    """(B K D) -> (B K D+1): which of several sets these slots belong to, once they are one."""
+    return torch.cat([slots, slots.new_full((*slots.shape[:2], 1), mark)], 2)

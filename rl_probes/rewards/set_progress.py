@@ -7,7 +7,7 @@ from abc import abstractmethod
 import torch
 from torch import Tensor, nn
 
-from rl_probes.rewards.set_embedding import SetEmbedding
+from rl_probes.rewards.set_embedding import SetEmbedding, SetTransformer
 from rl_probes.rewards.slot_head import SlotHead
 from rl_probes.rewards.transition import RewardOutput, SlotTransition
 
@@ -43,6 +43,27 @@ class DeepSetProgress(ProgressHead):
         super().__init__(dim=dim, width=width)
         self.embedding = SetEmbedding(dim, width)
         self.rho = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
+
+    def score(self, slots: Tensor, valid: Tensor) -> Tensor:
+        score: Tensor = self.rho(self.embedding(slots, valid))
+        return score.squeeze(1)
+
+
+class TransformerProgress(ProgressHead):
+    """A transformer over the slots, read at a class token: every slot sees every other, several times where there are
+    several layers.
+
+    Raises:
+        ValueError: a width that the heads cannot share.
+    """
+
+    def __init__(self, dim: int, width: int = 128, heads: int = 4, layers: int = 2) -> None:
+        super().__init__(dim=dim, width=width, heads=heads, layers=layers)
+        if min(heads, layers) < 1 or width % heads:
+            raise ValueError(f"{heads} heads must share the width evenly over at least one layer, got width {width} "
+                             f"and {layers} layers.")  # fmt: skip
+        self.embedding = SetTransformer(dim, width, heads, layers)
+        self.rho = nn.Linear(width, 1)
 
     def score(self, slots: Tensor, valid: Tensor) -> Tensor:
         score: Tensor = self.rho(self.embedding(slots, valid))

@@ -101,6 +101,23 @@ class SlotTransition:
         )
 
 
+def valid_slots(transition: SlotTransition) -> Tensor:
+    """Which slots of s are no padding, (B K) bool: a transition has the mask from its construction on."""
+    assert transition.valid is not None
+    return transition.valid
+
+
+def next_state(transition: SlotTransition) -> tuple[Tensor, Tensor]:
+    """The slots of s' (B K D) and their mask (B K).
+
+    Raises:
+        ValueError: no next_slots.
+    """
+    if transition.next_slots is None or transition.next_valid is None:
+        raise ValueError("the transition lacks next_slots; pass them to SlotTransition.")
+    return transition.next_slots, transition.next_valid
+
+
 @dataclass
 class RewardOutput:
     """What a reward predictor says about B transitions.

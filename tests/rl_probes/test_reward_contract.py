@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from rl_probes.rewards.aligned_blend import AlignedBlend
 from rl_probes.rewards.arithmetic import ObjectArithmetic
 from rl_probes.rewards.best_so_far import BestSoFar
 from rl_probes.rewards.combine import BoundedCentered, KeyReward, RunningScale, WeightedSum
@@ -17,14 +18,19 @@ from rl_probes.rewards.contract import (
     check_padding,
     check_repeatable,
 )
+from rl_probes.rewards.episodic_novelty import EpisodicNovelty
 from rl_probes.rewards.goal_similarity import Columns, HardMaxGoalSimilarity, SlotGoalSimilarity, SoftGoalSimilarity
+from rl_probes.rewards.hindsight_curiosity import HindsightCuriosity
 from rl_probes.rewards.hop_reward import HopReward, HopShaping
+from rl_probes.rewards.latent_preferences import LatentPreferenceReward
 from rl_probes.rewards.novelty import RandomDistillation, SetNetwork
+from rl_probes.rewards.perceptual_reward import PerceptualSteps
 from rl_probes.rewards.predictor import RewardPredictor
 from rl_probes.rewards.preference_reward import PreferenceReward
-from rl_probes.rewards.set_progress import DeepSetProgress, FlattenedProgress
+from rl_probes.rewards.set_progress import DeepSetProgress, FlattenedProgress, TransformerProgress
 from rl_probes.rewards.shaping import PotentialShaping
 from rl_probes.rewards.stage_progress import StageProgress
+from rl_probes.rewards.three_heads import ThreeHeads
 from rl_probes.rewards.transition import RewardOutput
 
 DIM = 8
@@ -36,6 +42,20 @@ def fitted(head):
     head.mean.normal_()
     head.std.uniform_(0.5, 2.0)
     return head.eval()
+
+
+def perceived():
+    """Steps of three random demonstrations."""
+    demonstrations = [(torch.randn(20, 5, DIM), torch.rand(20, 5) < 0.8) for _ in range(3)]
+    head = PerceptualSteps(DIM, 3)
+    head.fit(demonstrations)
+    return head.eval()
+
+
+def known(head):
+    """A person other than the prior's mean."""
+    head.person.normal_()
+    return head
 
 
 def predictors():
@@ -62,6 +82,13 @@ def predictors():
         "best so far": BestSoFar(progress),
         "arithmetic": ObjectArithmetic(torch.nn.Linear(DIM, 16)),
         "random distillation": RandomDistillation(DIM, SetNetwork(DIM), SetNetwork(DIM)),
+        "perceptual steps": perceived(),
+        "three heads": fitted(ThreeHeads(DIM)),
+        "fresh episodes": EpisodicNovelty(SetNetwork(DIM)),
+        "hindsight": HindsightCuriosity(DIM, 4),
+        "blend": AlignedBlend([progress, HopReward(DIM)], [1.0, 0.5, -2.0]),
+        "latent preferences": known(fitted(LatentPreferenceReward(DIM))),
+        "transformer": fitted(TransformerProgress(DIM)),
     }
 
 
