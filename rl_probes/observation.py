@@ -75,9 +75,9 @@ class Observer:
             )
         self.encoder = encoder.eval()
         self.standardisation = standardisation
-        self._device = next((t.device for t in _tensors(encoder)), torch.device("cpu"))
-        self._mean = torch.from_numpy(standardisation.mean).to(self._device)
-        self._inverse_std = torch.from_numpy(1.0 / standardisation.std).to(self._device)
+        self.device = next((t.device for t in _tensors(encoder)), torch.device("cpu"))
+        self._mean = torch.from_numpy(standardisation.mean).to(self.device)
+        self._inverse_std = torch.from_numpy(1.0 / standardisation.std).to(self.device)
 
     @property
     def requires(self) -> frozenset[str]:
@@ -95,7 +95,7 @@ class Observer:
         Raises:
             ValueError: the encoder returned another shape than it promised, or a value that is not finite.
         """
-        slots: Slots = self.encoder(_to(batch, self._device))
+        slots: Slots = self.encoder(_to(batch, self.device))
         expected = (len(batch), self.encoder.num_slots, self.encoder.dim)
         if tuple(slots.vectors.shape) != expected:
             raise ValueError(f"the encoder returned vectors {tuple(slots.vectors.shape)}, expected {expected}.")

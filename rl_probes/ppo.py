@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
+import torch
 from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
-from ocl.files import remove_leftovers
+from ocl.files import read_json, remove_leftovers, write_json
 from ocl.manifest import write_manifest
 from ocl.representations import ObjectEncoder
 from rl_probes import snapshot
 from rl_probes.agent import Agent, PoolingFactory, describe, load_weights, policy_arguments, weights
+from rl_probes.closing_loop import HackingMonitor, HackingWarning, RewardScheme
 from rl_probes.envs.vector import FrozenFeatureVecEnv, RewardScaling, random_play_statistics
 from rl_probes.envs.world import World
 from rl_probes.observation import Observer, Standardisation
@@ -46,6 +50,13 @@ class PPOConfig:
     ent_coef: float = 0.01
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
+
+
+@runtime_checkable
+class KnowsCoverage(Protocol):
+    """A world that counts what has been seen of it, such as `rl_probes.envs.maze.MazeWorld`."""
+
+    def coverage(self) -> float: ...
 
 
 def build(env: FrozenFeatureVecEnv, pooling: PoolingFactory, config: PPOConfig, seed: int, device: str = "cpu") -> PPO:
@@ -77,6 +88,8 @@ def train(
     standardisation: Standardisation | None = None,
     bootstrap_timeouts: bool = True,
     scale_rewards: bool = False,
+    reward: RewardScheme | None = None,
+    monitor: HackingMonitor | None = None,
     snapshot_every: int = 10,
     device: str = "cpu",
 ) -> Agent:
@@ -91,12 +104,19 @@ def train(
         world: seeded by its own constructor; `seed` covers the policy's weights, actions and minibatches.
         standardisation: from the encoder's pretraining features; None measures 2048 random-play frames of `world`.
         bootstrap_timeouts, scale_rewards: see `FrozenFeatureVecEnv` and `RewardScaling`.
+        reward: what the agent is paid by; None: the world itself. Logged returns and successes stay the world's own;
+            "predicted_return" stands beside them.
+        monitor: says when a predicted reward is fooled; its verdict is noted in progress.csv ("hacking") and in
+            manifest.json, and ends the run where the monitor says so.
         snapshot_every: rollouts between snapshots.
         device: of the policy; the encoder runs where its weights are.
 
     Raises:
-        ValueError: a snapshot of another experiment in `folder`, or a minibatch that does not divide the rollout.
+        ValueError: a snapshot of another experiment in `folder`, a minibatch that does not divide the rollout, a head
+            of another encoder, a monitor without a predicted reward, or a predicted reward that is not finite.
     """
+    if monitor is not None and reward is None:
+        raise ValueError("monitor compares a predicted with the true reward; give the run a predicted `reward`.")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
@@ -110,6 +130,8 @@ def train(
         "num_envs": world.num_envs,
         "bootstrap_timeouts": bootstrap_timeouts,
         "scale_rewards": scale_rewards,
+        "reward": None if reward is None else reward.describe(),
+        "monitor": None if monitor is None else monitor.describe(),
         "seed": seed,
     }
     if saved is not None:
@@ -118,12 +140,17 @@ def train(
     elif standardisation is None:
         standardisation = random_play_statistics(world, encoder, seed=seed)
     scaling = RewardScaling(config.gamma) if scale_rewards else None
-    env = FrozenFeatureVecEnv(world, Observer(encoder, standardisation), bootstrap_timeouts, scaling)
+    paid = None
+    if reward is not None:
+        with torch.random.fork_rng():  # what is random in a reward is the seed's, and takes nothing from the policy
+            torch.manual_seed(seed)
+            paid = reward.build(encoder, config.gamma)
+    env = FrozenFeatureVecEnv(world, Observer(encoder, standardisation), bootstrap_timeouts, scaling, paid)
     model = build(env, pooling, config, seed, device)
     agent = Agent(env.observer, model.policy)
     experiment["pooling"] = describe(cast(Pooling, model.policy.features_extractor))
 
-    _, callback = model._setup_learn(total_steps)
+    _, callback = model._setup_learn(total_steps, None if monitor is None else _Watch(monitor))
     seconds = 0.0
     if saved is None:
         description = {"class": type(encoder).__name__, "description": encoder.describe()}
@@ -131,21 +158,60 @@ def train(
     else:
         _check_same(experiment, saved["experiment"], folder)
         seconds = _restore(model, env, saved)
+        if monitor is not None:
+            monitor.set_state(saved["monitor"])
 
     rollouts = 0
+    stopped = monitor is not None and monitor.stop and monitor.fired_at is not None
     with ProgressLog(folder, total_steps, model.num_timesteps) as log:
-        while model.num_timesteps < total_steps:
+        while model.num_timesteps < total_steps and not stopped:
             start = time.perf_counter()
             model.collect_rollouts(env, callback, model.rollout_buffer, config.n_steps)
             model.train()
             rollouts += 1
             elapsed = time.perf_counter() - start
             seconds += elapsed
-            log.write(_row(model, seconds, model.rollout_buffer.actions.size / elapsed))
-            if rollouts % snapshot_every == 0 or model.num_timesteps >= total_steps:
-                snapshot.save(snapshot_path, _state(model, env, seconds) | {"experiment": experiment})
+            row = _row(model, seconds, model.rollout_buffer.actions.size / elapsed)
+            if monitor is not None:
+                fires = monitor.check(model.num_timesteps)
+                row["hacking"] = float(fires)
+                if fires and monitor.fired_at == model.num_timesteps:
+                    _note(folder, monitor)
+                    stopped = monitor.stop
+            log.write(row)
+            if rollouts % snapshot_every == 0 or model.num_timesteps >= total_steps or stopped:
+                watched = {} if monitor is None else {"monitor": monitor.state()}
+                snapshot.save(snapshot_path, _state(model, env, seconds) | watched | {"experiment": experiment})
     agent.save(folder / "agent.safetensors")
     return agent
+
+
+class _Watch(BaseCallback):
+    """Tells the monitor of every episode that ends."""
+
+    def __init__(self, monitor: HackingMonitor) -> None:
+        super().__init__()
+        self._monitor = monitor
+
+    def _on_step(self) -> bool:
+        for info in self.locals["infos"]:
+            if "episode" in info:
+                self._monitor.add(info["episode"]["predicted"], info["episode"]["r"])
+        return True
+
+
+def _note(folder: Path, monitor: HackingMonitor) -> None:
+    """Write the verdict into the manifest, and warn."""
+    report = monitor.report()
+    path = folder / "manifest.json"
+    write_json(path, read_json(path) | {"hacking": report})
+    warnings.warn(
+        f"{folder}: after {monitor.fired_at} steps the predicted return rises ({report['predicted']['value']:+.3g} over "
+        f"the last {monitor.window} episodes) while the true return falls ({report['true']['value']:+.3g}); "
+        f"training {'stops' if monitor.stop else 'goes on'}.",
+        HackingWarning,
+        stacklevel=3,
+    )
 
 
 def _check_same(experiment: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:
@@ -157,9 +223,12 @@ def _check_same(experiment: dict[str, Any], saved: dict[str, Any], folder: Path)
 
 
 def _row(model: PPO, seconds: float, steps_per_second: float) -> dict[str, float]:
-    """Return, length and success over the last 100 episodes; losses of the last update."""
+    """Return, length and success over the last 100 episodes; losses of the last update; what reward and world add."""
     episodes = list(model.ep_info_buffer or [])
     values = model.logger.name_to_value
+    env = cast(FrozenFeatureVecEnv, model.env)
+    predicted = {} if env.step_reward is None else {"predicted_return": _mean([e["predicted"] for e in episodes])}
+    covered = {"coverage": env.world.coverage()} if isinstance(env.world, KnowsCoverage) else {}
     return {
         "steps": model.num_timesteps,
         "seconds": seconds,
@@ -173,6 +242,8 @@ def _row(model: PPO, seconds: float, steps_per_second: float) -> dict[str, float
         "approximate_kl": values["train/approx_kl"],
         "clip_fraction": values["train/clip_fraction"],
         "explained_variance": values["train/explained_variance"],
+        **predicted,
+        **covered,
     }
 
 

@@ -15,6 +15,7 @@ from rich.console import Console
 from ocl.files import write_json
 from ocl.representations import ObjectEncoder
 from rl_probes.agent import Agent, PoolingFactory
+from rl_probes.closing_loop import HackingMonitor, RewardScheme
 from rl_probes.controls import RandomAgent
 from rl_probes.envs.world import World
 from rl_probes.evaluate import Episodes, evaluate
@@ -38,6 +39,8 @@ def train_agent(
     standardise: bool = True,
     bootstrap_timeouts: bool = True,
     scale_rewards: bool = False,
+    reward: RewardScheme | None = None,
+    monitor: HackingMonitor | None = None,
     snapshot_every: int = 10,
     device: str = "cpu",
     threads: int = 1,
@@ -55,6 +58,8 @@ def train_agent(
         standardise: Scale features by 2048 frames of random play before training; else take them as they are.
         bootstrap_timeouts: Whether an episode that ran out of time is cut off (True) or over (False).
         scale_rewards: Divide rewards by the running deviation of the return, as published Procgen results do.
+        reward: What the agent is paid by instead of the world; returns and successes are logged of the world itself.
+        monitor: Stops or warns where the predicted reward rises while the true return falls.
         snapshot_every: Rollouts between snapshots.
         device: Of the policy.
         threads: Of torch. One is fastest for small policies, and needed for bit-identical continuation.
@@ -71,6 +76,8 @@ def train_agent(
         standardisation=None if standardise else Standardisation.identity(encoder.dim),
         bootstrap_timeouts=bootstrap_timeouts,
         scale_rewards=scale_rewards,
+        reward=reward,
+        monitor=monitor,
         snapshot_every=snapshot_every,
         device=device,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv
 
 from ocl.representations import ObjectEncoder
-from rl_probes.envs.world import World
+from ocl.shapes import Slots
+from rl_probes.envs.world import Outcome, World
 from rl_probes.observation import Observer, Standardisation, concatenate
 
 
@@ -46,6 +47,27 @@ class RewardScaling:
         self._returns = np.array(state["returns"])
 
 
+class StepReward(Protocol):
+    """What pays in the place of the world, reading slots that are encoded already; see
+    `rl_probes.rewards.function.RewardFunction`."""
+
+    def __call__(
+        self,
+        frames: Slots,
+        next_frames: Slots,
+        /,
+        actions: NDArray[Any] | None = None,
+        rewards: NDArray[Any] | None = None,
+        terminated: NDArray[np.bool_] | None = None,
+    ) -> NDArray[np.float32]: ...
+
+    def reset(self, environments: NDArray[np.bool_] | None = None) -> None: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def set_state(self, state: dict[str, Any]) -> None: ...
+
+
 class FrozenFeatureVecEnv(VecEnv):
     """B environments whose observations are the observer's slots, (B, K, D + 1).
 
@@ -57,9 +79,13 @@ class FrozenFeatureVecEnv(VecEnv):
     bootstrap_timeouts: True marks time-outs as truncations, so that PPO adds the value of the terminal observation;
         False treats them as the task's end (as published Procgen results do).
     reward_scaling: applied to what PPO sees; None leaves rewards as they are.
+    step_reward: pays what PPO sees, from the slots of the observations themselves (nothing is encoded twice), terminal
+        ones included, in one call for all environments. Each finished episode then also reports
+        `info["episode"]["predicted"]`, the sum of what it paid; "r" stays the world's own return. Time-outs count as
+        terminations for it where PPO takes them as such.
 
     Raises:
-        ValueError: the encoder requires a field that the world cannot fill.
+        ValueError: the encoder requires a field that the world cannot fill; a step reward that is not finite.
     """
 
     def __init__(
@@ -68,6 +94,7 @@ class FrozenFeatureVecEnv(VecEnv):
         observer: Observer,
         bootstrap_timeouts: bool = True,
         reward_scaling: RewardScaling | None = None,
+        step_reward: StepReward | None = None,
     ) -> None:
         missing = observer.requires - world.fields
         if missing:
@@ -79,6 +106,7 @@ class FrozenFeatureVecEnv(VecEnv):
         self.observer = observer
         self.bootstrap_timeouts = bootstrap_timeouts
         self.reward_scaling = reward_scaling
+        self.step_reward = step_reward
         super().__init__(
             world.num_envs,
             spaces.Box(-np.inf, np.inf, observer.shape, np.float32),
@@ -87,12 +115,18 @@ class FrozenFeatureVecEnv(VecEnv):
         self._actions = np.zeros(world.num_envs, np.int64)
         self._returns = np.zeros(world.num_envs, np.float64)
         self._lengths = np.zeros(world.num_envs, np.int64)
+        self._predicted = np.zeros(world.num_envs, np.float64)
+        self._slots: Slots | None = None  # of the last observations
 
     def reset(self) -> NDArray[np.float32]:  # type: ignore[override]
         self.world.reset()
         self._returns[:] = 0.0
         self._lengths[:] = 0
-        return self.observer(self.world.observe(self.observer.requires))
+        self._predicted[:] = 0.0
+        if self.step_reward is not None:
+            self.step_reward.reset()
+        self._slots = self.observer.slots(self.world.observe(self.observer.requires))
+        return self.observer.of_slots(self._slots)
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
         self._actions = np.asarray(actions, np.int64)
@@ -106,39 +140,75 @@ class FrozenFeatureVecEnv(VecEnv):
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
 
         if len(finished) == 0:
-            observations = self.observer(self.world.observe(self.observer.requires))
+            frames = self.world.observe(self.observer.requires)
         else:
             terminal_frames = self.world.observe(self.observer.requires, finished)
             self.world.reset(finished)
             frames = concatenate(self.world.observe(self.observer.requires), terminal_frames)
-            observations, terminal = np.split(self.observer(frames), [self.num_envs])
-            for index, observation in zip(finished, terminal, strict=True):
-                infos[index] = {
-                    "terminal_observation": observation,
-                    "TimeLimit.truncated": self.bootstrap_timeouts
-                    and bool(outcome.truncated[index] and not outcome.terminated[index]),
-                    "episode": {"r": float(self._returns[index]), "l": int(self._lengths[index])},
-                }
-                if "success" in outcome.info:
-                    infos[index]["is_success"] = bool(outcome.info["success"][index])
-            self._returns[finished] = 0.0
-            self._lengths[finished] = 0
-
+        encoded = self.observer.slots(frames)
+        observations, terminal = np.split(self.observer.of_slots(encoded), [self.num_envs])
         # A copy: Stable-Baselines3 adds the bootstrapped value to it in place.
-        reward = np.array(outcome.reward, np.float32)
+        reward = np.array(outcome.reward, np.float32) if self.step_reward is None else self._paid(outcome, encoded)
+
+        for index, observation in zip(finished, terminal, strict=True):
+            infos[index] = {
+                "terminal_observation": observation,
+                "TimeLimit.truncated": self.bootstrap_timeouts
+                and bool(outcome.truncated[index] and not outcome.terminated[index]),
+                "episode": {"r": float(self._returns[index]), "l": int(self._lengths[index])},
+            }
+            if self.step_reward is not None:
+                infos[index]["episode"]["predicted"] = float(self._predicted[index])
+            if "success" in outcome.info:
+                infos[index]["is_success"] = bool(outcome.info["success"][index])
+        self._returns[finished] = 0.0
+        self._lengths[finished] = 0
+        self._predicted[finished] = 0.0
+
         if self.reward_scaling is not None:
             reward = self.reward_scaling(reward, done)
         return observations, reward, done, infos
 
+    def _paid(self, outcome: Outcome, encoded: Slots) -> NDArray[np.float32]:
+        """(B,) of the step reward. encoded: slots of the B new observations, then of the terminal frames."""
+        assert self.step_reward is not None
+        assert self._slots is not None
+        done = outcome.terminated | outcome.truncated
+        vectors, valid = encoded.vectors[: self.num_envs], encoded.valid[: self.num_envs]
+        before, self._slots, reached = self._slots, Slots(vectors, None, valid), Slots(vectors, None, valid)
+        if done.any():
+            ended = torch.from_numpy(done).to(vectors.device)
+            reached = Slots(vectors.clone(), None, valid.clone())
+            reached.vectors[ended] = encoded.vectors[self.num_envs :]
+            reached.valid[ended] = encoded.valid[self.num_envs :]
+        over = outcome.terminated if self.bootstrap_timeouts else done
+        paid = np.array(
+            self.step_reward(before, reached, actions=self._actions, rewards=outcome.reward, terminated=over), np.float32
+        )
+        if not np.isfinite(paid).all():
+            raise ValueError("the predicted reward holds NaN or infinity; check the predictor and what it was fitted on.")
+        if done.any():
+            self.step_reward.reset(done)
+        self._predicted += paid
+        return paid
+
     def state(self) -> dict[str, Any]:
         """All that a later `set_state` needs to continue exactly."""
         scaling = {} if self.reward_scaling is None else self.reward_scaling.state()
-        return {
+        state = {
             "world": self.world.state(),
             "returns": self._returns.copy(),
             "lengths": self._lengths.copy(),
             "reward_scaling": scaling,
         }
+        if self.step_reward is not None and self._slots is not None:
+            state |= {
+                "step_reward": self.step_reward.state(),
+                "predicted": self._predicted.copy(),
+                "slots": self._slots.vectors.cpu().numpy().copy(),
+                "valid": self._slots.valid.cpu().numpy().copy(),
+            }
+        return state
 
     def set_state(self, state: dict[str, Any]) -> None:
         self.world.set_state(state["world"])
@@ -146,6 +216,12 @@ class FrozenFeatureVecEnv(VecEnv):
         self._lengths = np.array(state["lengths"])
         if self.reward_scaling is not None:
             self.reward_scaling.set_state(state["reward_scaling"])
+        if self.step_reward is not None:
+            self.step_reward.set_state(state["step_reward"])
+            self._predicted = np.array(state["predicted"])
+            device = self.observer.device
+            slots, valid = torch.tensor(state["slots"], device=device), torch.tensor(state["valid"], device=device)
+            self._slots = Slots(slots, None, valid)
 
     def close(self) -> None:
         self.world.close()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ocl.representations import ObjectEncoder
 from ocl.shapes import Batch, Slots
+from rl_probes.rewards.memory import remember, remembered
 from rl_probes.rewards.predictor import RewardPredictor
 from rl_probes.rewards.slot_head import SlotHead
 from rl_probes.rewards.transition import SlotTransition
@@ -30,6 +31,7 @@ class RewardFunction:
         self,
         frames: Batch | Slots,
         next_frames: Batch | Slots,
+        /,
         actions: NDArray[Any] | None = None,
         rewards: NDArray[Any] | None = None,
         terminated: NDArray[np.bool_] | None = None,
@@ -43,7 +45,7 @@ class RewardFunction:
             ValueError: the predictor requires something that is not given, or a valid slot is not finite.
         """
         now, then = self._slots(frames), self._slots(next_frames)
-        count = len(now.vectors)
+        count, device = len(now.vectors), now.vectors.device
         goal = self.goal
         transition = SlotTransition(
             slots=now.vectors,
@@ -53,9 +55,9 @@ class RewardFunction:
             goal_slots=None if goal is None else goal.vectors.expand(count, -1, -1),
             goal_valid=None if goal is None else goal.valid.expand(count, -1),
             goal_weight=None if self.goal_weight is None else self.goal_weight.expand(count, -1),
-            actions=None if actions is None else torch.as_tensor(actions),
-            rewards=None if rewards is None else torch.as_tensor(rewards),
-            terminated=None if terminated is None else torch.as_tensor(terminated),
+            actions=None if actions is None else torch.as_tensor(actions, device=device),
+            rewards=None if rewards is None else torch.as_tensor(rewards, device=device),
+            terminated=None if terminated is None else torch.as_tensor(terminated, device=device),
         )
         if self.predictor.state_dependence == "state":
             transition = transition.advanced()
@@ -66,6 +68,14 @@ class RewardFunction:
     def reset(self, environments: NDArray[np.bool_] | None = None) -> None:
         """New episodes begin in these environments (B), in all where None."""
         self.predictor.reset(None if environments is None else torch.as_tensor(environments))
+
+    def state(self) -> dict[str, Any]:
+        """What the predictor has learnt and remembers, for `set_state` of one that was made alike."""
+        return remembered(self.predictor)
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Raises ValueError for the state of another predictor."""
+        remember(self.predictor, state)
 
     def _slots(self, frames: Batch | Slots) -> Slots:
         slots = frames if isinstance(frames, Slots) else self.encoder(frames)

@@ -1,0 +1,18 @@
+"""Agents trained on predicted rewards, and what tells when they fool them."""
+
+from rl_probes.closing_loop.hacking import HackingMonitor, HackingWarning
+from rl_probes.closing_loop.predictors import AnyMovement, JudgedByProgress, WithBonus
+from rl_probes.closing_loop.schemes import GivenReward, NoveltyBonus, PredictedReward, RewardScheme, ShapedReward
+
+__all__ = [
+    "AnyMovement",
+    "GivenReward",
+    "HackingMonitor",
+    "HackingWarning",
+    "JudgedByProgress",
+    "NoveltyBonus",
+    "PredictedReward",
+    "RewardScheme",
+    "ShapedReward",
+    "WithBonus",
+]

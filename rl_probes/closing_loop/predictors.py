@@ -1,0 +1,116 @@
+"""Rewards for agents to learn from, made of predictors: judged by progress, with a bonus, and one that invites hacking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from rl_probes.rewards.predictor import ComposedPredictor, RewardPredictor
+from rl_probes.rewards.shaping import shape
+from rl_probes.rewards.transition import RewardOutput, SlotTransition
+
+
+class JudgedByProgress(ComposedPredictor):
+    """r = gold + gamma * (1 - terminated) * Phi(s') - Phi(s), without the environment's reward.
+
+    gold is 1 where the task terminated with Phi(s') >= `gold_at`, a predicted success; the shaping leaves the policy
+    that is optimal for gold unchanged. This is the reward of Robo-Dopamine (2025) with two changes: the potential is
+    zero where the task terminated, and gold is paid only there, since an environment that does not end where the
+    predictor sees a success would pay it again at every step. That an episode ended, the environment says; whether it
+    ended well, the predictor.
+
+    Extras: "gold", "potential" and "next_potential" (B).
+
+    Raises:
+        ValueError: a predictor that is no potential in [0, 1], or gamma or gold_at outside (0, 1].
+    """
+
+    kind = "reward"
+    state_dependence = "transition"
+
+    def __init__(self, potential: RewardPredictor, gamma: float, gold_at: float = 0.95) -> None:
+        super().__init__(potential)
+        if potential.kind != "potential" or potential.bounds[0] < 0 or potential.bounds[1] > 1:
+            raise ValueError(f"{type(potential).__name__} must be a potential in [0, 1], got kind {potential.kind!r} "
+                             f"in {potential.bounds}.")  # fmt: skip
+        if not (0.0 < gamma <= 1.0 and 0.0 < gold_at <= 1.0):
+            raise ValueError(f"gamma and gold_at must be in (0, 1], got {gamma} and {gold_at}.")
+        self.gamma, self.gold_at = gamma, gold_at
+        self.requires |= {"next_slots", "terminated"}
+        self.bounds = (-1.0, 1.0)
+
+    def predict(self, transition: SlotTransition) -> RewardOutput:
+        assert transition.terminated is not None
+        (potential,) = self.components()
+        now, then = potential(transition).reward, potential(transition.advanced()).reward
+        gold = (transition.terminated & (then >= self.gold_at)).to(then.dtype)
+        reward = shape(gold, now, then, transition.terminated, self.gamma)
+        extras = {"gold": gold, "potential": now, "next_potential": then}
+        return RewardOutput(reward=reward, progress=then, extras=extras)
+
+
+class WithBonus(ComposedPredictor):
+    """The environment's reward + coefficient * the bonus of s'.
+
+    One sum and hence one value function for both, where random network distillation is published with two.
+
+    Raises:
+        ValueError: a coefficient that is negative or not finite.
+    """
+
+    kind = "reward"
+    state_dependence = "transition"
+    bounds = (float("-inf"), float("inf"))
+
+    def __init__(self, bonus: RewardPredictor, coefficient: float) -> None:
+        super().__init__(bonus)
+        if not 0.0 <= coefficient < float("inf"):
+            raise ValueError(f"the coefficient of a bonus must be finite and not negative, got {coefficient}.")
+        self.coefficient = coefficient
+        self.requires |= {"next_slots", "rewards"}
+
+    def predict(self, transition: SlotTransition) -> RewardOutput:
+        assert transition.rewards is not None
+        (bonus,) = self.components()
+        paid = bonus(self.read_by(bonus, transition)).reward
+        return RewardOutput(reward=transition.rewards.float() + self.coefficient * paid, extras={"bonus": paid})
+
+
+class AnyMovement(RewardPredictor):
+    """`amount` where the chosen objects moved, towards their goal or away: a reward made to be hacked.
+
+    What the dense pushing task of Yoon et al. (ICML 2023) pays its agent. The sum of the positions of the chosen slots
+    is compared between s and s', so that slots need no tracking; movements that cancel in it are missed.
+
+    position: the columns of a slot that hold its place. objects: columns that are all one for the chosen objects and
+    not for others, such as the one-hot column of a colour. threshold: the least movement that counts.
+
+    Raises:
+        ValueError: no column, or an amount or threshold that is not positive.
+    """
+
+    requires = frozenset({"next_slots"})
+    kind = "reward"
+    state_dependence = "transition"
+
+    def __init__(
+        self, position: Sequence[int], objects: Sequence[int], amount: float = 0.01, threshold: float = 1e-4
+    ) -> None:
+        super().__init__()
+        if not position or not objects or not (amount > 0 and threshold > 0):
+            raise ValueError("AnyMovement needs columns of positions and of objects, a positive amount and threshold.")
+        self.position, self.objects = list(position), list(objects)
+        self.amount, self.threshold = amount, threshold
+        self.bounds = (0.0, amount)
+
+    def predict(self, transition: SlotTransition) -> RewardOutput:
+        assert transition.next_slots is not None
+        moved = (self._places(transition.next_slots) - self._places(transition.slots)).norm(dim=1)
+        return RewardOutput(reward=torch.where(moved > self.threshold, self.amount, 0.0))
+
+    def _places(self, slots: Tensor) -> Tensor:
+        """Slots (B K D), zero where padding -> (B P), the sum over the chosen ones."""
+        chosen = (slots[..., self.objects] > 0.5).all(-1)
+        return (slots[..., self.position] * chosen[..., None]).sum(1)

@@ -1,0 +1,123 @@
+"""What an agent is paid by, as a config names it: built when the encoder and the learner's discount are known."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ocl.describe import class_path, fingerprint
+from ocl.representations import ObjectEncoder
+from ocl.shapes import Slots
+from rl_probes.closing_loop.predictors import JudgedByProgress, WithBonus
+from rl_probes.rewards.checkpoint import load_head
+from rl_probes.rewards.combine import RunningScale
+from rl_probes.rewards.function import RewardFunction, as_reward_fn
+from rl_probes.rewards.novelty import RandomDistillation, SetNetwork
+from rl_probes.rewards.predictor import RewardPredictor
+from rl_probes.rewards.set_progress import DeepSetProgress
+from rl_probes.rewards.shaping import PotentialShaping
+
+
+class RewardScheme(ABC):
+    """Makes the reward of a run. Whatever is random in it comes from torch's global generator."""
+
+    @abstractmethod
+    def predictor(self, encoder: ObjectEncoder, gamma: float) -> RewardPredictor:
+        """A fresh predictor for `encoder`'s slots and a learner that discounts by `gamma`."""
+
+    def build(self, encoder: ObjectEncoder, gamma: float) -> RewardFunction:
+        """The same as a function of slots, where the encoder computes.
+
+        Raises:
+            ValueError: a head that was fitted on another encoder's slots, or a goal that is missing.
+        """
+        device = next((tensor.device for tensor in encoder.state_dict().values()), torch.device("cpu"))
+        return as_reward_fn(self.predictor(encoder, gamma).to(device), encoder)
+
+    def describe(self) -> dict[str, Any]:
+        """What decides the reward, for manifests; a run continues only with an equal one."""
+        arguments = {name: value for name, value in vars(self).items() if not name.startswith("_")}
+        return {"class": class_path(self)} | arguments
+
+
+class _FromHead(RewardScheme):
+    """On a progress head that `rl-probes reward` saved."""
+
+    def __init__(self, head: Path | str) -> None:
+        self._head = load_head(DeepSetProgress, head)
+        self.head = fingerprint(self._head)
+
+
+class PredictedReward(_FromHead):
+    """In the place of the environment's reward, `JudgedByProgress` of a saved progress head.
+
+    Args:
+        head: its folder.
+        gold_at: predicted progress that counts as success where an episode ended.
+
+    Raises:
+        FileNotFoundError: no head there.
+        ValueError: files that were altered.
+    """
+
+    def __init__(self, head: Path | str, gold_at: float = 0.95) -> None:
+        super().__init__(head)
+        self.gold_at = gold_at
+
+    def predictor(self, encoder: ObjectEncoder, gamma: float) -> RewardPredictor:
+        return JudgedByProgress(self._head, gamma, self.gold_at)
+
+
+class ShapedReward(_FromHead):
+    """The environment's reward, shaped by a saved progress head as its potential.
+
+    Args:
+        head: its folder.
+
+    Raises:
+        FileNotFoundError: no head there.
+        ValueError: files that were altered.
+    """
+
+    def predictor(self, encoder: ObjectEncoder, gamma: float) -> RewardPredictor:
+        return PotentialShaping(self._head, gamma)
+
+
+class NoveltyBonus(RewardScheme):
+    """The environment's reward + coefficient * random distillation of the slots, divided by its running deviation.
+
+    Args:
+        coefficient: of the bonus; ours, to be tuned for a task.
+        sigma: noise of the distilled target: 1 for RDD, 0 for RND; see `RandomDistillation`.
+        width, outputs: of target and learner.
+    """
+
+    def __init__(self, coefficient: float = 0.1, sigma: float = 1.0, width: int = 128, outputs: int = 64) -> None:
+        self.coefficient, self.sigma, self.width, self.outputs = coefficient, sigma, width, outputs
+
+    def predictor(self, encoder: ObjectEncoder, gamma: float) -> RewardPredictor:
+        target, learner = (SetNetwork(encoder.dim, self.width, self.outputs) for _ in range(2))
+        bonus = RandomDistillation(encoder.dim, target, learner, self.sigma)
+        return WithBonus(RunningScale(bonus), self.coefficient)
+
+
+class GivenReward(RewardScheme):
+    """Any predictor, as it is, in the place of the environment's reward.
+
+    Args:
+        reward: the predictor; one that depends on the discount must have been given the learner's own.
+        goal: slots (1 G D) of one goal for all environments, for predictors that need one.
+    """
+
+    def __init__(self, reward: RewardPredictor, goal: Slots | None = None) -> None:
+        self._reward, self._goal = reward, goal
+        self.reward = fingerprint(reward)
+
+    def predictor(self, encoder: ObjectEncoder, gamma: float) -> RewardPredictor:
+        return self._reward
+
+    def build(self, encoder: ObjectEncoder, gamma: float) -> RewardFunction:
+        return as_reward_fn(self._reward, encoder, self._goal)
