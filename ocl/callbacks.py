@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from ocl.data.collate import collate
 from ocl.describe import class_path
 from ocl.files import write_atomically
 from ocl.manifest import write_manifest
+from ocl.objectives.base import EncoderObjective, ViTObjective
+from ocl.objectives.vit import TrainableViT
 from ocl.pictures import component_colors, slot_grid, write_png
-from ocl.representations import ViTPatches
-from ocl.shapes import frames_as_float, images_as_float
+from ocl.representations import Tokens, ViTPatches, ViTPooled, WholeImage
+from ocl.shapes import Features, frames_as_float, images_as_float
 
 
 class SlotPictures(Callback):
@@ -62,17 +65,20 @@ class SlotPictures(Callback):
         return slot_grid(images.flatten(0, -4), masks, prediction.flatten(0, -4) if painted else None)
 
 
-class ViTPictures(SlotPictures):
-    """The same of a ViT in pretraining: image, principal components of its patch tokens, and the objective's own."""
+class ObjectivePictures(SlotPictures):
+    """The same of a pretraining: image, principal components of the tokens where there are any, the objective's own."""
 
-    name = "patches"
+    name = "objective"
 
     def draw(self, module: LightningModule, images: Tensor) -> Tensor:
         objective: Any = module.objective
         pixels = images_as_float(images)
-        tokens = objective.vit(pixels)[:, objective.vit.prefix_tokens :]
-        colors = F.interpolate(component_colors(tokens, objective.vit.grid), pixels.shape[-2:])
-        columns = [pixels, colors, *objective.pictures(pixels)]
+        columns = [pixels]
+        features: Features | None = objective.features(pixels)
+        if features is not None:
+            colors = component_colors(features.tokens, features.grid)
+            columns.append(F.interpolate(colors, pixels.shape[-2:]))
+        columns += objective.pictures(pixels)
         tiles = torch.stack(columns, dim=1).flatten(0, 1)  # (B columns, 3 H W)
         grid: Tensor = make_grid((255 * tiles).round().to(torch.uint8), nrow=len(columns), padding=2, pad_value=255)
         return grid
@@ -99,20 +105,38 @@ class Export(Callback):
         save(self.config["model"]["model"], module.model, folder)  # type: ignore[arg-type]
 
 
-class ExportViT(Export):
-    """The same for a ViT: `<run>/model/` is an encoder of its patch tokens (`ViTPatches`), and `<run>/vit.safetensors`
-    holds the weights alone, under timm's names, as `ViTEncoder`, `ViTLayers` and timm itself read them."""
+class ExportObjective(Export):
+    """The same for a pretraining: `<run>/model/` is an encoder of tokens, or of one vector per image where the network
+    gives that.
+
+    A ViT leaves its patch tokens there (`ViTPatches`) and what it pools for classification in `<run>/pooled/`
+    (`ViTPooled`); `<run>/vit.safetensors` holds the weights alone, under timm's names, as `ViTEncoder`, `ViTLayers` and
+    timm itself read them.
+    """
 
     def save(self, module: LightningModule, folder: Path) -> None:
-        trained: Any = module.objective.vit  # type: ignore[union-attr]
-        arguments = {
-            "name": trained.name,
-            "image_size": list(trained.image_size),
-            "pretrained": False,
-            "arguments": trained.arguments,
-        }
-        encoder = ViTPatches(**arguments)
-        encoder.encoder.vit.load_state_dict(trained.vit.state_dict())
-        save({"class_path": class_path(encoder), "init_args": arguments}, encoder, folder)
-        content = serialize(encoder.encoder.vit.state_dict())
-        write_atomically(folder.parent / "vit.safetensors", lambda temporary: temporary.write_bytes(content))
+        objective = module.objective
+        if isinstance(objective, ViTObjective):
+            _save_vit(objective.vit, folder)
+            return
+        assert isinstance(objective, EncoderObjective)
+        kind = Tokens if hasattr(objective.encoder, "grid") else WholeImage
+        node = self.config["model"]["objective"]["init_args"]["encoder"]
+        encoder = kind(copy.deepcopy(objective.encoder))  # freezes what it is given
+        save({"class_path": class_path(encoder), "init_args": {"encoder": node}}, encoder, folder)
+
+
+def _save_vit(trained: TrainableViT, folder: Path) -> None:
+    arguments = {
+        "name": trained.name,
+        "image_size": list(trained.image_size),
+        "pretrained": False,
+        "arguments": trained.arguments,
+    }
+    weights = trained.vit.state_dict()
+    for kind, place in ((ViTPatches, folder), (ViTPooled, folder.parent / "pooled")):
+        encoder: Any = kind(**arguments)  # type: ignore[arg-type]
+        encoder.encoder.vit.load_state_dict(weights)
+        save({"class_path": class_path(encoder), "init_args": arguments}, encoder, place)
+    content = serialize({name: values.cpu().contiguous() for name, values in weights.items()})
+    write_atomically(folder.parent / "vit.safetensors", lambda temporary: temporary.write_bytes(content))

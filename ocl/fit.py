@@ -17,10 +17,10 @@ from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from ocl.callbacks import Export, ExportViT, SlotPictures, ViTPictures
+from ocl.callbacks import Export, ExportObjective, ObjectivePictures, SlotPictures
 from ocl.data.module import SceneDataModule
 from ocl.files import remove_leftovers, write_atomically, write_text
-from ocl.pretraining import ViTPretraining
+from ocl.pretraining import Pretraining
 from ocl.training import ObjectCentricTraining
 
 CONFIG = "config.yaml"
@@ -98,8 +98,8 @@ class FitCLI(LightningCLI):
         settings = self.settings
         root = Path(settings.trainer.default_root_dir)
         trainer = self._get(self.config_init, "trainer")
-        of_vit = self.model_class is ViTPretraining
-        export, pictures = (ExportViT, ViTPictures) if of_vit else (Export, SlotPictures)
+        has_objective = self.model_class is Pretraining
+        export, pictures = (ExportObjective, ObjectivePictures) if has_objective else (Export, SlotPictures)
         callbacks = [
             *_as_list(trainer.get("callbacks")),
             ModelCheckpoint(
@@ -127,7 +127,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _training_class(arguments: list[str]) -> type[LightningModule]:
-    """`ViTPretraining` where the model has an `objective`, in a config or on the command line; otherwise slots."""
+    """`Pretraining` where the model has an `objective`, in a config or on the command line; otherwise slots."""
     after = [value for word, value in pairwise(arguments) if word in ("--config", "-c")]
     paths = after + [word.removeprefix("--config=") for word in arguments if word.startswith("--config=")]
     for path in filter(os.path.isfile, paths):
@@ -136,9 +136,9 @@ def _training_class(arguments: list[str]) -> type[LightningModule]:
         except yaml.YAMLError:
             continue  # the parser will say what is wrong with it
         if isinstance(content, dict) and "objective" in (content.get("model") or {}):
-            return ViTPretraining
+            return Pretraining
     named = any(word.startswith("--model.objective") for word in arguments)
-    return ViTPretraining if named else ObjectCentricTraining
+    return Pretraining if named else ObjectCentricTraining
 
 
 def run(arguments: Sequence[str]) -> FitCLI:

@@ -1,4 +1,4 @@
-"""Training of vision transformers with Lightning: an objective, an optimiser and nothing about objects."""
+"""Training of encoders with Lightning: an objective, an optimiser and nothing about objects."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ocl.shapes import Batch, images_as_float
 from ocl.training import RepeatableTraining
 
 
-class ViTPretraining(RepeatableTraining):
+class Pretraining(RepeatableTraining):
     """Minimise an objective with AdamW; validate with the same objective on held-out images.
 
     Args:
-        objective: holds the ViT.
+        objective: holds the network.
         schedule: optimiser step -> factor on the learning rate (`ocl.schedules`).
         learning_rate: of AdamW.
         weight_decay: on matrices only; biases, norms and single tokens are never decayed.
@@ -55,9 +55,11 @@ class ViTPretraining(RepeatableTraining):
 
     def _terms(self, batch: Batch) -> dict[str, Tensor]:
         batch.images = images_as_float(batch.images)
-        expected, found = self.objective.vit.image_size, tuple(batch.images.shape[-2:])
+        expected, found = self.objective.image_size, tuple(batch.images.shape[-2:])
         if found != expected:
-            raise ValueError(f"the ViT is made for images of {expected}, the data set gives {found}; change either.")
+            raise ValueError(
+                f"the network is made for images of {expected}, the data set gives {found}; change either."
+            )
         return self.objective(batch)  # type: ignore[no-any-return]
 
     def _evaluate(self, batch: Batch, split: str) -> None:

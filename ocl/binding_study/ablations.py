@@ -27,7 +27,7 @@ from ocl.binding_study.patch_encoders import LayerTokens, PatchEncoder
 from ocl.binding_study.patch_store import classes_of, objects_of
 from ocl.binding_study.rows import measured
 from ocl.binding_study.settings import Sampling
-from ocl.objectives.base import Objective
+from ocl.objectives.base import ViTObjective
 from ocl.objectives.vit import TrainableViT
 from ocl.shapes import IGNORE, Batch, images_as_float
 
@@ -64,7 +64,7 @@ class Ablation:
 def ablate(
     model: str,
     encoder: PatchEncoder,
-    objective: Objective | None,
+    objective: ViTObjective | None,
     reference: Fitted,
     names: Fitted | None,
     batch: Batch,
@@ -166,7 +166,7 @@ def _heads(patches: Patches, reference: Fitted, names: Fitted | None) -> dict[st
 
 
 @torch.no_grad()
-def _loss(objective: Objective, layer: int, change: Change | None, batch: Batch) -> float:
+def _loss(objective: ViTObjective, layer: int, change: Change | None, batch: Batch) -> float:
     vits = [part.vit for part in objective.modules() if isinstance(part, TrainableViT)]  # a teacher and its student
     prepared = Batch(images_as_float(batch.images), batch.segmentation, batch.objects)
     with torch.random.fork_rng(devices=[]), _changed(vits, layer, change):

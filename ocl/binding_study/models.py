@@ -17,7 +17,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from ocl.binding_study.patch_encoders import LayerTokens, PatchEncoder, patch_encoder
 from ocl.encoders.vit_layers import ViTLayers
 from ocl.instantiate import instantiate
-from ocl.objectives.base import Objective
+from ocl.objectives.base import ViTObjective
 from ocl.objectives.vit import TrainableViT
 from ocl.representations.base import ObjectEncoder
 
@@ -35,7 +35,7 @@ class Studied(ABC):
     def random(self, seed: int) -> PatchEncoder:
         """The same architecture on the same grid with weights as they are before training, drawn from `seed`."""
 
-    def objective(self) -> Objective | None:
+    def objective(self) -> ViTObjective | None:
         """What the model was trained to minimise, its weights included; None where that is not at hand."""
         return None
 
@@ -114,11 +114,11 @@ class OwnViT(Studied):
         with _seeded(seed):
             return self._read(TrainableViT(**self._start))
 
-    def objective(self) -> Objective | None:
+    def objective(self) -> ViTObjective | None:
         if not (self.run / CHECKPOINT).is_file() or list(self.image_size) != list(self._start["image_size"]):
             return None  # positions in an objective belong to the size of its training
         built = instantiate(self._objective)
-        assert isinstance(built, Objective)
+        assert isinstance(built, ViTObjective)
         saved = torch.load(self.run / CHECKPOINT, map_location="cpu", weights_only=True)["state_dict"]
         built.load_state_dict({name.removeprefix("objective."): values for name, values in saved.items()})
         return built.eval().requires_grad_(False)

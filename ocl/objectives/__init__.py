@@ -1,1 +1,1 @@
-"""What a vision transformer of our own is trained to do: each objective one file, plain torch."""
+"""What an encoder of our own is trained to do: each objective one file, plain torch."""

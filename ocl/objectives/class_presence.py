@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ocl.objectives.base import Objective
+from ocl.objectives.base import ViTObjective
 from ocl.objectives.vit import TrainableViT
 from ocl.shapes import Batch
 
 
-class ClassPresence(Objective):
+class ClassPresence(ViTObjective):
     """One linear layer on the pooled token says for every class whether a visible object has it; cross-entropy.
 
     The counterpart of image classification for scenes of several objects. Nothing in the labels tells two objects of

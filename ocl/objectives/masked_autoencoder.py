@@ -7,12 +7,12 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from ocl.initialisation import glorot_
-from ocl.objectives.base import Objective
+from ocl.objectives.base import ViTObjective
 from ocl.objectives.vit import TrainableViT, sine_cosine_positions
 from ocl.shapes import Batch
 
 
-class MaskedAutoencoder(Objective):
+class MaskedAutoencoder(ViTObjective):
     """MAE (He et al. 2022, arXiv 2111.06377).
 
     The encoder sees a random quarter of the patches and no mask token; a light decoder sees all places, with a learned

@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 
 from ocl.hooks import AfterStep
 from ocl.initialisation import glorot_
-from ocl.objectives.base import Objective
+from ocl.objectives.base import ViTObjective
 from ocl.objectives.views import MultiCrop
 from ocl.objectives.vit import TrainableViT
 from ocl.shapes import Batch
@@ -39,7 +39,7 @@ class ProjectionHead(nn.Module):
             return F.normalize(hidden, dim=-1) @ F.normalize(self.prototypes.float(), dim=-1).mT
 
 
-class SelfDistillation(Objective, AfterStep):
+class SelfDistillation(ViTObjective, AfterStep):
     """DINO (Caron et al. 2021, arXiv 2104.14294).
 
     Loss: cross-entropy from the teacher's distribution over prototypes on one large view to the student's on every

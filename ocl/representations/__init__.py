@@ -8,6 +8,7 @@ from ocl.representations.pooled import SlotMean
 from ocl.representations.positioned import WithPositions
 from ocl.representations.slot_model import FrozenSlotModel
 from ocl.representations.tokens import Pixels, RandomCNN, Tokens, ViTPatches, ViTPooled
+from ocl.representations.whole import WholeImage
 
 __all__ = [
     "BindingSlots",
@@ -23,5 +24,6 @@ __all__ = [
     "Tokens",
     "ViTPatches",
     "ViTPooled",
+    "WholeImage",
     "WithPositions",
 ]

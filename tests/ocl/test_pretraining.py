@@ -22,7 +22,7 @@ from ocl.objectives.masked_autoencoder import MaskedAutoencoder
 from ocl.objectives.self_distillation import SelfDistillation
 from ocl.objectives.views import MultiCrop
 from ocl.objectives.vit import TrainableViT
-from ocl.pretraining import ViTPretraining
+from ocl.pretraining import Pretraining
 from ocl.representations import ViTPatches
 from ocl.schedules import WarmupCosine
 
@@ -127,7 +127,7 @@ def test_a_run_leaves_weights_for_every_reader(tmp_path: Path) -> None:
 
 def test_decay_is_for_matrices_and_the_teacher_is_not_trained() -> None:
     vit = TrainableViT(NAME, (32, 32), SMALL)
-    module = ViTPretraining(
+    module = Pretraining(
         SelfDistillation(vit, MultiCrop(32, 16), 10), WarmupCosine(10), learning_rate=0.1, weight_decay=0.3
     )
     matrices, others = module.configure_optimizers()["optimizer"].param_groups
@@ -161,7 +161,7 @@ def test_the_loss_goes_down_on_scenes() -> None:
 
 
 def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
-    module = ViTPretraining(MaskedAutoencoder(TrainableViT(NAME, (32, 32), SMALL)), WarmupCosine(10))
+    module = Pretraining(MaskedAutoencoder(TrainableViT(NAME, (32, 32), SMALL)), WarmupCosine(10))
     with pytest.raises(ValueError, match=r"made for images of \(32, 32\), the data set gives \(64, 64\)"):
         module.training_step(collate(TwinScenes(2).__getitems__(range(2))), 0)
     with pytest.raises(ValueError, match="no absolute position"):
