@@ -11,8 +11,10 @@ from ocl.files import write_json
 from rl_probes.collect import collect
 from rl_probes.envs.sprite_world import SpriteWorld, scripted_actions
 from rl_probes.envs.tasks import ObjectGoal
-from rl_probes.evaluate_rewards import evaluate_progress, predict_recording
+from rl_probes.evaluate_rewards import evaluate_progress
 from rl_probes.fit_rewards import fit_progress
+from rl_probes.players import Scripted
+from rl_probes.predictions import predict_recording
 from rl_probes.quickstart.jobs import Job
 from rl_probes.quickstart.stages import Row, Stage, row
 from rl_probes.quickstart.subjects import Subject, image_size_of
@@ -42,16 +44,10 @@ def measure(folder: Path, subject: Subject, frames: int, epochs: int, seed: int)
     encoder = subject.encoder(episodes=True)
     world = SpriteWorld(ObjectGoal(), ENVIRONMENTS, image_size_of(encoder), seed)
     length = min(LENGTH, -(-frames // ENVIRONMENTS))
-    recording = collect(
-        world,
-        encoder,
-        folder / "episodes",
-        task="object goal",
-        frames=frames,
-        expert=scripted_actions,
-        length=length,
-        seed=seed,
-    )
+    episodes = folder / "episodes"
+    players = [Scripted(scripted_actions)]
+    collect(world, episodes, "object goal", frames, encoder, players, length=length, seed=seed)
+    recording = Recording.load(episodes)
     train, val, test = recording.split(seed=seed)
     head = fit_progress(train, val, epochs=epochs, seed=seed)
     save_head(head, folder, seed=seed, epochs=epochs)

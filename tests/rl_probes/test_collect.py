@@ -15,6 +15,7 @@ from rl_probes.collect import collect
 from rl_probes.envs.sprite_world import SpriteWorld, scripted_actions
 from rl_probes.envs.tasks import ObjectGoal
 from rl_probes.fit_rewards import fit_progress
+from rl_probes.players import Scripted
 from rl_probes.recording import Recording
 from rl_probes.reward_report import reward
 from rl_probes.rewards.checkpoint import load_head
@@ -34,8 +35,10 @@ def oracle():
 
 
 def gather(world, folder, **changes):
-    options = {"task": "object goal", "frames": 700, "expert": scripted_actions, "length": 60, "seed": 3, **changes}
-    return collect(world, oracle(), folder, **options)
+    players = [Scripted(scripted_actions)]
+    options = {"task": "object goal", "frames": 700, "players": players, "length": 60, "seed": 3, **changes}
+    collect(world, folder, encoder=oracle(), **options)
+    return Recording.load(folder)
 
 
 def content(folder):
@@ -104,7 +107,7 @@ def test_an_interrupted_collection_continues_to_the_same_bytes(world, tmp_path):
     assert content(whole) == content(broken)
 
 
-@pytest.mark.parametrize("change", [{"task": "other"}, {"seed": 4}, {"epsilon": (0.0, 0.1)}, {"expert": None}])
+@pytest.mark.parametrize("change", [{"task": "other"}, {"seed": 4}, {"epsilon": (0.0, 0.1)}, {"players": []}])
 def test_a_folder_holds_one_origin(world, tmp_path, change):
     gather(world, tmp_path)
     with pytest.raises(ValueError, match="features of another origin"):
@@ -116,7 +119,7 @@ def test_the_expert_succeeds_more_often_than_chance(world, tmp_path):
     for name, options in {
         "expert": {"epsilon": (0.0, 0.0)},
         "mixed": {},
-        "random": {"expert": None},
+        "random": {"players": []},
         "all random": {"epsilon": (1.0, 1.0)},
     }.items():
         recording = gather(world, tmp_path / name, frames=4000, length=1000, **options)
@@ -129,7 +132,7 @@ def test_the_expert_succeeds_more_often_than_chance(world, tmp_path):
 
 def test_images_are_stored_on_request(world, tmp_path):
     encoder = RandomCNN((32, 32), dim=8)
-    collect(world, encoder, tmp_path, task="t", frames=1, length=20, images=True)
+    collect(world, tmp_path, "t", 1, encoder, length=20, fields=("images",))
     store = FeatureStore(tmp_path, expect_fingerprint=encoder.fingerprint)
     frames = store.read(range(80))
     assert frames["images"].shape == (80, 3, 32, 32)
@@ -140,7 +143,8 @@ def test_images_are_stored_on_request(world, tmp_path):
 def test_nothing_of_the_encoder_changes(world, tmp_path):
     encoder = RandomCNN((32, 32), dim=8)
     before = {name: tensor.clone() for name, tensor in encoder.state_dict().items()}
-    recording = collect(world, encoder, tmp_path, task="t", frames=1000, length=50)
+    collect(world, tmp_path, "t", 1000, encoder, length=50)
+    recording = Recording.load(tmp_path)
     train, val, _ = recording.split(seed=0)
     fit_progress(train, val, epochs=1)
     assert all(torch.equal(before[name], tensor) for name, tensor in encoder.state_dict().items())
