@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any, Protocol
 
 import numpy as np
@@ -101,6 +102,13 @@ class FrozenFeatureVecEnv(VecEnv):
             raise ValueError(
                 f"the encoder requires {sorted(missing)}, which {type(world).__name__} cannot give; "
                 f"it has {sorted(world.fields)}."
+            )
+        wanted = getattr(observer.encoder, "image_size", None)
+        if "images" in observer.requires and isinstance(wanted, tuple) and wanted != world.image_size:
+            warnings.warn(
+                f"{type(world).__name__}: frames of {world.image_size} are resized to {wanted}, the encoder's; give "
+                "the world that image_size, where it takes one, to draw what the encoder was trained on.",
+                stacklevel=2,
             )
         self.world = world
         self.observer = observer
