@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ocl.store import FeatureStore
 
@@ -66,11 +68,35 @@ class Recording:
         """The frames that a mask (n) or an index picks."""
         return replace(self, **{name: getattr(self, name)[frames] for name in NAMES})
 
-    def pairs(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Indices of s and s' of every transition whose two frames are here."""
-        joined = (self.episode[1:] == self.episode[:-1]) & (self.step[1:] == self.step[:-1] + 1)
+    def pairs(self, gap: int = 1) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Indices of s and of s', `gap` steps later in the episode, wherever both frames are here.
+
+        Raises:
+            ValueError: a gap below 1.
+        """
+        if gap < 1:
+            raise ValueError(f"the frames of a pair are at least one step apart, got {gap}.")
+        joined = (self.episode[gap:] == self.episode[:-gap]) & (self.step[gap:] == self.step[:-gap] + gap)
         first = np.flatnonzero(joined)
-        return first, first + 1
+        return first, first + gap
+
+    def joined(self, *others: Self) -> Self:
+        """These frames, then those of the others, whose episodes get new names after the highest here.
+
+        Raises:
+            ValueError: slots of another encoder or another shape.
+        """
+        parts = [self]
+        for other in others:
+            if other.fingerprint != self.fingerprint or other.vectors.shape[1:] != self.vectors.shape[1:]:
+                raise ValueError(
+                    f"recordings to be joined need slots of one encoder and shape, got {self.fingerprint} "
+                    f"{self.vectors.shape[1:]} and {other.fingerprint} {other.vectors.shape[1:]}."
+                )
+            after = 1 + max(int(part.episode.max(initial=-1)) for part in parts)
+            names = np.unique(other.episode, return_inverse=True)[1]
+            parts.append(replace(other, episode=(after + names).astype(self.episode.dtype)))
+        return replace(self, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in NAMES})
 
     def finals(self) -> NDArray[np.intp]:
         """Index of the last frame of every episode that came to its end."""
@@ -91,6 +117,37 @@ class Recording:
         names = np.random.default_rng(seed).permutation(names)
         groups = (names[start:end] for start, end in pairwise(ends))
         return tuple(self.take(np.isin(self.episode, group)) for group in groups)
+
+
+@dataclass(frozen=True)
+class Goals:
+    """What each of n frames should come to, as slots: vectors (n G D), valid (n G) bool, weight (n G) >= 0."""
+
+    vectors: NDArray[np.float16]
+    valid: NDArray[np.bool_]
+    weight: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        if self.vectors.ndim != 3 or not self.vectors.shape[:2] == self.valid.shape == self.weight.shape:
+            raise ValueError(
+                f"goals need vectors (n G D) with valid and weight (n G), got {self.vectors.shape}, "
+                f"{self.valid.shape} and {self.weight.shape}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def take(self, frames: NDArray[Any]) -> Self:
+        return replace(self, vectors=self.vectors[frames], valid=self.valid[frames], weight=self.weight[frames])
+
+    def fields(self, frames: NDArray[Any]) -> dict[str, Tensor]:
+        """Of `SlotTransition`, for these frames."""
+        part = self.take(frames)
+        return {
+            "goal_slots": torch.from_numpy(part.vectors),
+            "goal_valid": torch.from_numpy(part.valid),
+            "goal_weight": torch.from_numpy(part.weight),
+        }
 
 
 NAMES = tuple(field.name for field in fields(Recording) if field.name != "fingerprint")
