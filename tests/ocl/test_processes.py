@@ -148,23 +148,22 @@ def test_running_jobs_are_named_and_end_when_the_caller_leaves(pool: Pool, chore
 
 @pytest.mark.slow
 def test_jobs_of_a_lost_node_start_again_and_no_others(cluster: Any, chores: list[Chore]) -> None:
-    for chore in chores[1:3]:
+    held = chores[1:3]
+    for chore in held:
         (chore.folder / "wait").touch()
-    ended: dict[Chore, str | None] = {}
-    lost: list[int] = []
-    for _, news in over_ray(chores):
-        ended |= news
-        waiting = [chore for chore in chores[1:3] if len(chore.starts) == 1]
-        if not lost and len(waiting) == 2:  # one on each node
-            lost = [chore.starts[0] for chore in waiting]
-            cluster.remove_node(cluster.second, allow_graceful=False)
-            until(lambda: sum(map(alive, lost)) == 1)
-            for chore in waiting:
-                (chore.folder / "wait").unlink()
+    progress, ended = over_ray(chores), dict[Chore, str | None]()
+    while not all(chore.starts for chore in held):  # one on each node
+        ended |= next(progress)[1]
+    processes = [chore.starts[0] for chore in held]
+    cluster.remove_node(cluster.second, allow_graceful=False)
+    until(lambda: sum(map(alive, processes)) == 1)
+    for chore in held:
+        (chore.folder / "wait").unlink()
+    ended |= drain(progress)
     assert ended == dict.fromkeys(chores)
     assert all(chore.is_done for chore in chores)
     assert sorted(len(chore.starts) for chore in chores) == [1, 1, 1, 1, 2]
-    assert sorted(len(chore.starts) for chore in chores[1:3]) == [1, 2]
+    assert sorted(len(chore.starts) for chore in held) == [1, 2]
 
 
 def test_ray_is_asked_for_by_name(chores: list[Chore], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -18,10 +20,14 @@ import yaml
 import rl_probes.cli
 from ocl.files import read_json
 from rl_probes import snapshot
+from rl_probes.benchmark import worker
+from rl_probes.progress import read_progress
 
 pytestmark = pytest.mark.slow  # every cell is a process that imports everything
 
 STEPS = 6144
+ROLLOUTS = STEPS // (16 * 8)
+KILLS = 10
 CELLS = ("oracle/encoder-0-agent-0", "random_cnn/encoder-0-agent-0", "random_cnn/encoder-1-agent-0")
 
 
@@ -96,12 +102,17 @@ def cell(folder: Path, name: str) -> Path:
 
 def assert_equal_figures(folder: Path, expected: Path) -> None:
     for name in ("chance", *CELLS):
-        episodes = [read_json(cell(root, name) / "episodes.json") for root in (folder, expected)]
-        assert episodes[0]["splits"] == episodes[1]["splits"]
-    for name in CELLS:
-        first, second = (snapshot.load(cell(root, name) / "agent.safetensors") for root in (folder, expected))
-        assert first["encoder"] == second["encoder"]
-        assert all((array == second["policy"][part]).all() for part, array in first["policy"].items())
+        assert_equal_cells(cell(folder, name), cell(expected, name))
+
+
+def assert_equal_cells(folder: Path, expected: Path) -> None:
+    episodes = [read_json(root / "episodes.json") for root in (folder, expected)]
+    assert episodes[0]["splits"] == episodes[1]["splits"]
+    if expected.name == "chance":
+        return
+    first, second = (snapshot.load(root / "agent.safetensors") for root in (folder, expected))
+    assert first["encoder"] == second["encoder"]
+    assert all((array == second["policy"][part]).all() for part, array in first["policy"].items())
 
 
 def until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
@@ -162,3 +173,43 @@ def test_a_worker_that_dies_is_reported_and_only_its_cell_is_run_again(whole: Pa
     for name in (CELLS[0], CELLS[2]):
         times = [(cell(root, name) / "output.txt").stat().st_mtime_ns for root in (folder, whole)]
         assert times[0] == times[1], "a finished cell was started again"
+
+
+def run_silently(folder: Path) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    worker.run(folder)
+
+
+def test_a_cell_killed_at_ten_random_moments_ends_in_the_same_weights(whole: Path, tmp_path: Path) -> None:
+    """Of its 48 rollouts and, as the 49th, its evaluation; each time it goes on from its last snapshot."""
+    folder = cell(tmp_path, CELLS[1])
+    folder.mkdir(parents=True)
+    shutil.copy(cell(whole, CELLS[1]) / "cell.json", folder)
+    context = multiprocessing.get_context("fork")  # the imports are shared, so that a process lives in the cell
+    generator = random.Random(0)
+    moments = [*sorted(generator.sample(range(ROLLOUTS + 1), KILLS - 1)), ROLLOUTS + 1]
+
+    def reached(moment: int) -> bool:
+        if moment > ROLLOUTS:
+            return (folder / "agent.safetensors").exists()
+        return len(read_progress(folder / "progress.csv")) >= moment
+
+    for moment in moments:
+        process = context.Process(target=run_silently, args=(folder,))
+        process.start()
+        while not reached(moment):
+            assert process.is_alive()
+            time.sleep(0.002)
+        time.sleep(generator.uniform(0, 0.05))
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+        assert not (folder / "episodes.json").exists()
+    process = context.Process(target=run_silently, args=(folder,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+    assert_equal_cells(folder, cell(whole, CELLS[1]))
+    assert not list(folder.glob(".tmp-*"))
