@@ -12,6 +12,9 @@ from torch import Tensor
 from ocl.binding.patches import PairRule, Patches, distinct_pairs
 from ocl.binding.probes import PairProbe
 
+IN_CACHE = 2**19
+"""Numbers in float32, of the tokens of a step, that the cache of a CPU core holds beside what is made of them."""
+
 
 @dataclass
 class FitRecord:
@@ -76,21 +79,25 @@ def fit(
     if standardise:
         probe.standardise(training.tokens)
     generator = torch.Generator().manual_seed(seed)
-    optimizer = torch.optim.Adam(probe.parameters(), lr=lr, weight_decay=weight_decay)
+    optimizer = torch.optim.Adam(probe.parameters(), lr=lr, weight_decay=weight_decay, fused=True)
     schedule = torch.optim.lr_scheduler.StepLR(optimizer, decay_every or epochs, decay)
     best = torch.full((probe.layers,), math.inf)
     kept, waited = torch.zeros(probe.layers, dtype=torch.int64), 0
+    parts = _parts(probe, batch * training.objects.shape[1])
+    _share_gradients(probe, parts)
     chosen = copy.deepcopy(dict(probe.named_parameters()))
     losses, validated = [], []
     for epoch in range(epochs):
         total = torch.zeros(probe.layers, device=training.tokens.device)
         for images in torch.randperm(len(training), generator=generator).split(batch):
             part = training.take(images.to(training.tokens.device))
-            loss = probe.loss(part, pairs(part))
-            optimizer.zero_grad()
-            loss.sum().backward()
+            counted = pairs(part)
+            optimizer.zero_grad(set_to_none=False)  # the parts add to these
+            for few, layers in parts:
+                loss = few.loss(part.of_layers(layers), counted)
+                loss.sum().backward()
+                total[layers] += loss.detach() * len(part)
             optimizer.step()
-            total += loss.detach() * len(part)
         schedule.step()
         losses.append((total / len(training)).cpu())
         if not losses[-1].isfinite().all():
@@ -118,10 +125,13 @@ def fit(
 @torch.no_grad()
 def mean_loss(probe: PairProbe, patches: Patches, pairs: PairRule = distinct_pairs, batch: int = 32) -> Tensor:
     """(L) the probe's loss, mean over images in batches, on the CPU."""
+    parts = _parts(probe, batch * patches.objects.shape[1])
     total = torch.zeros(probe.layers, device=patches.tokens.device)
     for images in torch.arange(len(patches), device=patches.tokens.device).split(batch):
         part = patches.take(images)
-        total += probe.loss(part, pairs(part)) * len(part)
+        counted = pairs(part)
+        for few, layers in parts:
+            total[layers] += few.loss(part.of_layers(layers), counted) * len(part)
     return (total / len(patches)).cpu()
 
 
@@ -129,3 +139,19 @@ def _any_pair(patches: Patches, pairs: PairRule, batch: int) -> bool:
     """Whether any pair counts. Single images, and so whole batches, may have none: the others' pairs fit the probe."""
     parts = torch.arange(len(patches), device=patches.tokens.device).split(batch)
     return any(bool(pairs(patches.take(images)).any()) for images in parts)
+
+
+def _parts(probe: PairProbe, patches: int) -> list[tuple[PairProbe, slice]]:
+    """Probes of a few layers each that share the memory of this one, and which layers: on a CPU as many as stay in the
+    cache with the tokens of `patches` patches, a step's B n, so that no layer costs more for being one of many."""
+    on_cpu = next(probe.parameters()).device.type == "cpu"
+    count = max(1, IN_CACHE // (patches * probe.dim)) if on_cpu else probe.layers
+    return [(part, slice(number * count, (number + 1) * count)) for number, part in enumerate(probe.parts(count))]
+
+
+def _share_gradients(probe: PairProbe, parts: list[tuple[PairProbe, slice]]) -> None:
+    """Gradients of the parts are added to those of the probe."""
+    for name, values in probe.named_parameters():
+        values.grad = torch.zeros_like(values)
+        for part, layers in parts:
+            part.get_parameter(name).grad = values.grad[layers]

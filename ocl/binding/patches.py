@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -52,7 +54,14 @@ class Patches:
         places = None if self.places is None else self.places[images]
         return Patches(self.tokens[:, images], self.objects[images], classes, places)
 
-    @property
+    def of_layers(self, layers: slice) -> Patches:
+        """The same patches in some of the layers."""
+        _ = self.same  # the copies share it once it is there
+        few = copy.copy(self)
+        few.tokens = self.tokens[layers]
+        return few
+
+    @cached_property
     def same(self) -> Tensor:
         """(B n n) bool: both patches show one object. True on the diagonal too, which `counted` leaves out."""
         return (self.objects[:, :, None] == self.objects[:, None]) & (self.objects != IGNORE)[:, :, None]

@@ -8,14 +8,18 @@ s_i + s_j and (x W) x^T need N^2 numbers where pairs of tokens would need N^2 D.
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ocl.binding.cross_entropy import cross_entropy
 from ocl.binding.patches import Patches
+from ocl.binding.symmetric_form import symmetric_form
 
 
 class PairProbe(nn.Module, ABC):
@@ -26,6 +30,8 @@ class PairProbe(nn.Module, ABC):
         layers: L.
     """
 
+    common: ClassVar[tuple[str, ...]] = ()
+    """Names of buffers that are the same in all layers and have no axis for them."""
     mean: Tensor
     deviation: Tensor
 
@@ -47,11 +53,7 @@ class PairProbe(nn.Module, ABC):
 
     def loss(self, patches: Patches, counted: Tensor) -> Tensor:
         """(L): mean binary cross-entropy over the pairs of `counted` (B n n)."""
-        logits = self(patches.tokens)
-        # -log sigmoid(z) = softplus(z) - z, and -log sigmoid(-z) = softplus(z)
-        each = F.softplus(logits) - logits * patches.same
-        mean: Tensor = (each * counted).sum((1, 2, 3)) / counted.sum().clamp(min=1)
-        return mean
+        return cross_entropy(self(patches.tokens), patches.same, counted) / counted.sum().clamp(min=1)
 
     @torch.no_grad()
     def standardise(self, tokens: Tensor) -> None:
@@ -64,11 +66,26 @@ class PairProbe(nn.Module, ABC):
             constant = deviation <= 1e-6 * (mean.abs() + deviation.mean())  # to the precision of float32
             self.mean[layer], self.deviation[layer] = mean, deviation.masked_fill(constant, 1)
 
+    def parts(self, layers: int) -> list[PairProbe]:
+        """Probes of so many layers each, the last of the rest, that share the memory of this one's parameters."""
+        found = []
+        for chosen in torch.arange(self.layers).split(layers):
+            part, first, last = copy.deepcopy(self), int(chosen[0]), int(chosen[-1]) + 1
+            part.layers = last - first
+            for name, values in self.named_parameters():
+                setattr(part, name, nn.Parameter(values.detach()[first:last]))
+            for name, buffer in self.named_buffers():
+                if name not in self.common:
+                    setattr(part, name, buffer[first:last])
+            found.append(part)
+        return found
+
     def read(self, tokens: Tensor) -> Tensor:
         """(L B n D) -> float32, standardised with what `standardise` saw (as they are where it was never called)."""
         if tokens.ndim != 4 or tokens.shape[0] != self.layers or tokens.shape[-1] != self.dim:
             raise ValueError(f"tokens must be ({self.layers}, B, n, {self.dim}), got {tuple(tokens.shape)}.")
-        return (tokens.float() - self.mean[:, None, None]) / self.deviation[:, None, None]
+        standard = tokens.to(torch.float32, copy=True)
+        return standard.sub_(self.mean[:, None, None]).mul_(1 / self.deviation[:, None, None])
 
 
 class FormProbe(PairProbe):
@@ -87,7 +104,7 @@ class FormProbe(PairProbe):
         return self.matrix() / (self.deviation[:, :, None] * self.deviation[:, None])
 
     def logits(self, tokens: Tensor) -> Tensor:
-        return symmetric(tokens, project(tokens, self.matrix())) + over_pairs(self.bias)
+        return symmetric_form(tokens, self.matrix()) + over_pairs(self.bias)
 
 
 class Linear(PairProbe):
@@ -163,6 +180,7 @@ class SignedLowRank(FormProbe):
         layers: L.
     """
 
+    common = ("signs",)
     signs: Tensor
 
     def __init__(self, dim: int, rank: int = 100, negative: int = 0, layers: int = 1) -> None:
