@@ -12,9 +12,9 @@ from scipy.stats import rankdata
 
 from rl_probes.distances import bootstrap, pearson_distance_interval
 from rl_probes.fit_rewards import fit_progress, flattened, pooled
-from rl_probes.predictions import predict_recording
-from rl_probes.recording import Recording
+from rl_probes.recording import Goals, Recording
 from rl_probes.reward_metrics import backwards, calibration_error, direction_hits, kendall, per_trajectory, spearman
+from rl_probes.reward_scores import Scores, controls, scores_of, scores_of_states
 from rl_probes.rewards.predictor import RewardPredictor
 from rl_probes.rewards.set_progress import ProgressHead
 
@@ -68,16 +68,6 @@ def spearman_per_trajectory(
     return per_trajectory(spearman, first, second, episodes)
 
 
-def controls(recording: Recording, seed: int = 0) -> dict[str, NDArray[np.float64]]:
-    """Progress predictions (n) that know nothing of the slots, and the truth itself as the ceiling."""
-    return {
-        "constant": np.full(len(recording), 0.5),
-        "random": np.random.default_rng(seed).random(len(recording)),
-        "clock": recording.step.astype(np.float64),
-        "oracle": recording.progress.astype(np.float64),
-    }
-
-
 def fitted_controls(train: Recording, *, epochs: int = 20, seed: int = 0) -> dict[str, ProgressHead]:
     """Progress heads that a head for sets must beat: an MLP on the slots in the order they come, and one on their mean.
 
@@ -98,6 +88,7 @@ def evaluate_progress(
     resamples: int = 1000,
     train: Recording | None = None,
     control_epochs: int = 20,
+    goals: Goals | None = None,
 ) -> list[dict[str, Any]]:
     """Every predictor and every control against the true progress, with 95 % intervals over episodes.
 
@@ -106,15 +97,12 @@ def evaluate_progress(
     success episodes that were cut.
 
     With `train`, the recording that the predictors were fitted on, `fitted_controls` stand beside them, fitted on
-    it for `control_epochs`.
+    it for `control_epochs`. `goals` are those of the frames of `recording`, for predictors that read one.
 
     Raises:
         ValueError: a head that was fitted on another encoder's slots, no frame with a known progress, `train` that
             shares an episode with `recording`, or a predictor that has the name of a control.
     """
-    known = ~np.isnan(recording.progress)
-    if not known.any():
-        raise ValueError("no frame of the recording has a known progress; this world has none to compare with.")
     heads, baselines = dict(predictors), controls(recording, seed)
     fitted: dict[str, ProgressHead] = {}
     if train is not None:
@@ -124,17 +112,40 @@ def evaluate_progress(
     if taken := sorted(heads.keys() & (baselines.keys() | fitted.keys())):
         raise ValueError(f"{', '.join(taken)} is the name of a control; call the predictor something else.")
     heads |= fitted
-    scores = {name: predict_recording(head, recording).astype(np.float64) for name, head in heads.items()}
+    scores = {name: scores_of(head, recording, gamma, goals) for name, head in heads.items()}
+    scores |= {name: scores_of_states(state, recording, gamma) for name, state in baselines.items()}
+    return evaluate_scores(scores, recording, gamma=gamma, split=split, seed=seed, resamples=resamples)
+
+
+def evaluate_scores(
+    scores: Mapping[str, Scores],
+    recording: Recording,
+    *,
+    gamma: float = 0.99,
+    split: str = "test",
+    seed: int = 0,
+    resamples: int = 1000,
+) -> list[dict[str, Any]]:
+    """The rows of `evaluate_progress` for scores that are there already.
+
+    Raises:
+        ValueError: no frame with a known progress.
+    """
+    known = ~np.isnan(recording.progress)
+    if not known.any():
+        raise ValueError("no frame of the recording has a known progress; this world has none to compare with.")
     truth = recording.progress.astype(np.float64)
     first, second = recording.pairs()
     both = known[first] & known[second]
     first, second = first[both], second[both]
+    gain = gamma * truth[second] - truth[first]
     finals = recording.finals()
     episode, step = recording.episode[known], recording.step[known]
     played_backwards = backwards(episode)
     options: dict[str, Any] = {"resamples": resamples, "seed": seed}
     rows = []
-    for name, score in {**scores, **baselines}.items():
+    for name, given in scores.items():
+        score = given.state
         trajectories, dropped = spearman_per_trajectory(score[known], truth[known], episode)
         concordance, _ = per_trajectory(kendall, score[known], truth[known], episode)
         forward, too_short = per_trajectory(spearman, score[known], step, episode)
@@ -144,12 +155,7 @@ def evaluate_progress(
         hits, counted = direction_hits(score[second] - score[first], truth[second] - truth[first])
         found = {
             "epic": pearson_distance_interval(score[known], truth[known], episode, **options),
-            "step_distance": pearson_distance_interval(
-                gamma * score[second] - score[first],
-                gamma * truth[second] - truth[first],
-                recording.episode[first],
-                **options,
-            ),
+            "step_distance": pearson_distance_interval(given.step[both], gain, recording.episode[first], **options),
             "spearman": _mean(trajectories, options),
             "success_auroc": bootstrap(auroc, score[finals], recording.success[finals], **options),
             "kendall": _mean(concordance, options),

@@ -66,7 +66,8 @@ class Recording:
 
     def take(self, frames: NDArray[Any]) -> Self:
         """The frames that a mask (n) or an index picks."""
-        return replace(self, **{name: getattr(self, name)[frames] for name in NAMES})
+        arrays: dict[str, Any] = {name: getattr(self, name)[frames] for name in NAMES}
+        return replace(self, **arrays)
 
     def pairs(self, gap: int = 1) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Indices of s and of s', `gap` steps later in the episode, wherever both frames are here.

@@ -10,8 +10,9 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from rl_probes.distances import CHANCE, pearson_distance
-from rl_probes.evaluate_rewards import auroc, evaluate_progress, predict_recording, spearman_per_trajectory, table
+from rl_probes.evaluate_rewards import auroc, evaluate_progress, spearman_per_trajectory, table
 from rl_probes.fit_rewards import fit_progress
+from rl_probes.predictions import predict_recording
 from rl_probes.recording import Recording
 from rl_probes.rewards.goal_similarity import SlotGoalSimilarity
 from rl_probes.rewards.set_progress import FlattenedProgress, PooledProgress
