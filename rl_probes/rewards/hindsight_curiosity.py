@@ -7,12 +7,15 @@ from itertools import chain
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import one_hot
+from torch.nn.functional import normalize, one_hot
 
 from rl_probes.rewards.novelty import ADAM, SetNetwork, whitened
 from rl_probes.rewards.predictor import RewardPredictor
 from rl_probes.rewards.running import RunningMoments
 from rl_probes.rewards.transition import RewardOutput, SlotTransition, next_state, valid_slots
+
+SHARPNESS = 10.0
+"""The critic's scores lie in +-this, so that a step of the generator is bounded too."""
 
 
 def invariance(scores: Tensor) -> Tensor:
@@ -37,7 +40,9 @@ class HindsightCuriosity(RewardPredictor):
 
     Our choices, where the source is known to us second-hand: g is random and fixed instead of a moving average of the
     encoder; the bonus is the error of reconstruction alone, taken at noise zero, so that it depends on no other
-    transition and is the same when it is asked for again; all sizes; the rate of the optimiser.
+    transition and is the same when it is asked for again; G does not push `invariance` below zero, and the critic's
+    scores are cosines times `SHARPNESS`, without which the two ran away from each other in our experiments; all sizes;
+    the rate of the optimiser.
 
     dim:       D of the slots. num_actions: of a discrete action (B,), or the width of a continuous one (B A).
     weight:    lambda in the source.
@@ -108,7 +113,8 @@ class HindsightCuriosity(RewardPredictor):
             critic_loss = -invariance(self._scores(before.detach(), hindsight.detach()))
             leak = invariance(self._scores(before.detach(), hindsight))
             self.optimizer.zero_grad()
-            (error + self.weight * leak).backward()
+            # Information is never negative: below zero the critic is only behind, and G must not run away from it.
+            (error + self.weight * leak.clamp(min=0.0)).backward()
             self.optimizer.step()
             self.critic_optimizer.zero_grad()  # also of what the line above left there
             critic_loss.backward()
@@ -142,7 +148,8 @@ class HindsightCuriosity(RewardPredictor):
 
     def _scores(self, before: Tensor, hindsight: Tensor) -> Tensor:
         """(B B), row (s, a), column Z."""
-        scores: Tensor = self.critic_of_state(before) @ self.critic_of_hindsight(hindsight).T
+        state, found = self.critic_of_state(before), self.critic_of_hindsight(hindsight)
+        scores: Tensor = SHARPNESS * normalize(state, dim=1) @ normalize(found, dim=1).T
         return scores
 
 
