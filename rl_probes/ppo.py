@@ -25,7 +25,7 @@ from ocl.manifest import write_manifest
 from ocl.representations import ObjectEncoder
 from rl_probes import snapshot
 from rl_probes.agent import Agent, PoolingFactory, describe, load_weights, policy_arguments, weights
-from rl_probes.closing_loop import HackingMonitor, HackingWarning, RewardScheme
+from rl_probes.closing_loop import Changes, HackingMonitor, HackingWarning, RewardScheme
 from rl_probes.envs.vector import FrozenFeatureVecEnv, RewardScaling, random_play_statistics
 from rl_probes.envs.world import World
 from rl_probes.observation import Observer, Standardisation
@@ -173,10 +173,10 @@ def train(
             seconds += elapsed
             row = _row(model, seconds, model.rollout_buffer.actions.size / elapsed)
             if monitor is not None:
-                fires = monitor.check(model.num_timesteps)
-                row["hacking"] = float(fires)
-                if fires and monitor.fired_at == model.num_timesteps:
-                    _note(folder, monitor)
+                changes = monitor.check(model.num_timesteps)
+                row["hacking"] = float(changes is not None)
+                if changes is not None and monitor.fired_at == model.num_timesteps:
+                    _note(folder, monitor, changes)
                     stopped = monitor.stop
             log.write(row)
             if rollouts % snapshot_every == 0 or model.num_timesteps >= total_steps or stopped:
@@ -200,15 +200,16 @@ class _Watch(BaseCallback):
         return True
 
 
-def _note(folder: Path, monitor: HackingMonitor) -> None:
+def _note(folder: Path, monitor: HackingMonitor, changes: Changes) -> None:
     """Write the verdict into the manifest, and warn."""
-    report = monitor.report()
     path = folder / "manifest.json"
-    write_json(path, read_json(path) | {"hacking": report})
+    parts = {"predicted": changes.predicted._asdict(), "true": changes.true._asdict()}
+    verdict = {"fired_at": monitor.fired_at, "episodes": changes.episodes, **parts}
+    write_json(path, read_json(path) | {"hacking": verdict})
     warnings.warn(
-        f"{folder}: after {monitor.fired_at} steps the predicted return rises ({report['predicted']['value']:+.3g} over "
-        f"the last {monitor.window} episodes) while the true return falls ({report['true']['value']:+.3g}); "
-        f"training {'stops' if monitor.stop else 'goes on'}.",
+        f"{folder}: after {monitor.fired_at} steps the predicted return rises ({changes.predicted.value:+.3g} over the "
+        f"last {changes.episodes} episodes) while the true return falls ({changes.true.value:+.3g}); training "
+        f"{'stops' if monitor.stop else 'goes on'}.",
         HackingWarning,
         stacklevel=3,
     )

@@ -1,11 +1,12 @@
 """Agents trained on predicted rewards, and what tells when they fool them."""
 
-from rl_probes.closing_loop.hacking import HackingMonitor, HackingWarning
+from rl_probes.closing_loop.hacking import Changes, HackingMonitor, HackingWarning
 from rl_probes.closing_loop.predictors import AnyMovement, JudgedByProgress, WithBonus
 from rl_probes.closing_loop.schemes import GivenReward, NoveltyBonus, PredictedReward, RewardScheme, ShapedReward
 
 __all__ = [
     "AnyMovement",
+    "Changes",
     "GivenReward",
     "HackingMonitor",
     "HackingWarning",

@@ -1,4 +1,4 @@
-"""Rewards for agents to learn from, made of predictors: judged by progress, with a bonus, and one that invites hacking."""
+"""Rewards to learn from, made of predictors: judged by progress, with a bonus, and one that invites hacking."""
 
 from __future__ import annotations
 

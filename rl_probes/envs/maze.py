@@ -41,7 +41,7 @@ ARRAYS = ("room", "place", "steps", "visits")
 def _beyond() -> Integers:
     beyond = np.full((len(ROOMS), len(STEPS)), -1)
     for room, way in enumerate(np.diff(ROOMS, axis=0)):
-        action = int(np.flatnonzero((STEPS == way).all(axis=1))[0])
+        action = int(np.flatnonzero((way == STEPS).all(axis=1))[0])
         beyond[room, action], beyond[room + 1, (action + 2) % 4] = room + 1, room
     return beyond
 
@@ -56,9 +56,9 @@ class MazeWorld(World):
     The agent, a red circle, begins in the middle of the first room, on one of 17 x 17 places per room, and moves by one
     up, left, down or right. Rooms follow each other through doors three places wide in the middle of a wall, blue
     stars; the last is seven doors away. Three landmarks, which nothing depends on and the agent walks over, tell the
-    rooms apart. Touching the blue square in the middle of the last room is the success, pays 1 and ends the episode; all
-    else pays 0, so without a bonus there is nothing to learn from before the way is found. After `time_limit` steps an
-    episode is truncated. All episodes are alike: their seeds change nothing.
+    rooms apart. Touching the blue square in the middle of the last room is the success, pays 1 and ends the episode;
+    all else pays 0, so without a bonus there is nothing to learn from before the way is found. After `time_limit` steps
+    an episode is truncated. All episodes are alike: their seeds change nothing.
 
     `observe` gives M = 9 columns in painter's order: landmarks, doors (up, left, down, right), goal, agent, with the
     attributes of `SpriteWorld`; "visible" says which of them are in this room.
@@ -81,7 +81,12 @@ class MazeWorld(World):
     def __init__(self, num_envs: int = 1, image_size: int = 64, seed: int = 0, time_limit: int = 200) -> None:
         if num_envs < 1 or time_limit < 1:
             raise ValueError(f"MazeWorld: num_envs and time_limit must be at least 1, got {num_envs} and {time_limit}.")
-        self.num_envs, self.image_size, self.seed, self.time_limit = num_envs, (image_size, image_size), seed, time_limit
+        self.num_envs, self.image_size, self.seed, self.time_limit = (
+            num_envs,
+            (image_size, image_size),
+            seed,
+            time_limit,
+        )
         self._renderer = SpriteRenderer(image_size)
         self._furniture = _furnish(seed)
         self.room, self.steps = np.zeros(num_envs, np.int64), np.zeros(num_envs, np.int64)
@@ -101,7 +106,9 @@ class MazeWorld(World):
         """Raises ValueError where an action is not among 0..3. Steps after the end of an episode go on in it."""
         actions = np.asarray(actions)
         if actions.shape != (self.num_envs,) or not ((actions >= 0) & (actions < self.num_actions)).all():
-            raise ValueError(f"MazeWorld.step: needs {self.num_envs} actions in 0..{self.num_actions - 1}, got {actions}.")
+            raise ValueError(
+                f"MazeWorld.step: needs {self.num_envs} actions in 0..{self.num_actions - 1}, got {actions}."
+            )
         wanted = self.place + STEPS[actions]
         outside = ((wanted < 0) | (wanted >= SIDE)).any(axis=1)
         along = np.take_along_axis(self.place, (STEPS[actions, :1] != 0).astype(np.int64), axis=1)[:, 0]

@@ -191,10 +191,13 @@ class FrozenFeatureVecEnv(VecEnv):
             reached.valid[ended] = encoded.valid[self.num_envs :]
         over = outcome.terminated if self.bootstrap_timeouts else done
         paid = np.array(
-            self.step_reward(before, reached, actions=self._actions, rewards=outcome.reward, terminated=over), np.float32
+            self.step_reward(before, reached, actions=self._actions, rewards=outcome.reward, terminated=over),
+            np.float32,
         )
         if not np.isfinite(paid).all():
-            raise ValueError("the predicted reward holds NaN or infinity; check the predictor and what it was fitted on.")
+            raise ValueError(
+                "the predicted reward holds NaN or infinity; check the predictor and what it was fitted on."
+            )
         if done.any():
             self.step_reward.reset(done)
         self._predicted += paid

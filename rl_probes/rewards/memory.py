@@ -1,4 +1,4 @@
-"""Everything that a predictor remembers, as a tree for `rl_probes.snapshot`: put back, it goes on as if never stopped."""
+"""All that a predictor remembers, as a tree for `rl_probes.snapshot`: put back, it goes on as if never stopped."""
 
 from __future__ import annotations
 
