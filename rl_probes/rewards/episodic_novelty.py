@@ -22,6 +22,7 @@ class EpisodicNovelty(RewardPredictor):
 
     embedding: maps (slots (B K D), valid (B K)) to (B E), such as a `SetNetwork`, which may stay at random; frozen. The
                source learns one to predict the action between two states, so that only what the agent controls counts.
+               Slots come as they are: what has a large scale decides which states are near.
     capacity:  states remembered of an episode; more replace the oldest. The source has 30000, in memory on the device.
     neighbours, epsilon, cluster, c: as the source has them.
 
@@ -65,7 +66,7 @@ class EpisodicNovelty(RewardPredictor):
         own = torch.where(known, nearest, 0.0).sum(1)
         seen = self.distances.count
         mean = (self.distances.mean * seen + own) / (seen + known.sum(1)).clamp(min=1)  # (B) float64
-        scaled = nearest / mean.float().clamp(min=1e-12)[:, None]
+        scaled = nearest / mean.float().clamp(min=1e-30)[:, None]
         kernel = self.epsilon / ((scaled - self.cluster).clamp(min=0.0) + self.epsilon)  # 0 where nothing is remembered
         bonus = 1.0 / (kernel.sum(1).sqrt() + self.c)
         return RewardOutput(reward=torch.where(known.any(1), bonus, 0.0))

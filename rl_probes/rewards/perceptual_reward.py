@@ -26,10 +26,11 @@ def prototype_statistics(slots: Tensor, valid: Tensor, prototypes: Tensor, sprea
     Every slot is shared out among the prototypes, a = softmax(-distance^2 / spread). Of each prototype: the largest
     share, the sum of shares (how many slots are there), and the sum of shares times the way from prototype to slot.
     """
-    way = slots[:, :, None] - prototypes  # (B K P D)
-    share = (-way.square().sum(3) / spread).softmax(2) * valid[..., None]  # (B K P)
-    residual = (share[..., None] * way).sum(1)  # (B P D)
-    return torch.cat([share.amax(1), share.sum(1), residual.flatten(1)], 1)
+    distance = torch.cdist(slots, prototypes).square()  # (B K P)
+    share = (-distance / spread).softmax(2) * valid[..., None]
+    count = share.sum(1)  # (B P)
+    ways = share.mT @ slots - count[..., None] * prototypes  # (B P D), without a tensor (B K P D)
+    return torch.cat([share.amax(1), count, ways.flatten(1)], 1)
 
 
 class PerceptualSteps(SlotHead):
@@ -92,11 +93,14 @@ class PerceptualSteps(SlotHead):
             Of each demonstration the ends of its steps, as `find_steps` gives them.
 
         Raises:
-            ValueError: no demonstration, one too short for its steps, or fewer slots than prototypes.
+            ValueError: no demonstration, one of another width or too short for its steps, or fewer slots than
+                prototypes.
         """
-        if not demonstrations:
-            raise ValueError("perceptual steps need at least one demonstration, got none.")
-        objects = torch.cat([slots[valid] for slots, valid in demonstrations]).float()  # (N D)
+        frames = [SlotTransition(slots, valid) for slots, valid in demonstrations]
+        if not frames or any(part.slots.shape[2] != self.dim for part in frames):
+            raise ValueError(f"perceptual steps need at least one demonstration, all of slots of width {self.dim}, got "
+                             f"widths {[part.slots.shape[2] for part in frames]}.")  # fmt: skip
+        objects = torch.cat([part.slots[valid_slots(part)] for part in frames])  # (N D)
         if len(objects) < len(self.prototypes) or not objects.isfinite().all():
             raise ValueError(f"{len(self.prototypes)} prototypes need as many finite slots, got {len(objects)}.")
         std = objects.std(0, correction=0)
@@ -108,7 +112,6 @@ class PerceptualSteps(SlotHead):
         # Twice the mean squared distance to the nearest centre: shares blend where clusters meet.
         self.spread.fill_(max(2.0 * float(clusters.inertia_) / len(objects), 1e-6))
 
-        frames = [SlotTransition(slots, valid) for slots, valid in demonstrations]
         tables = [self.features(part.slots, valid_slots(part)) for part in frames]
         table = torch.cat(tables).double().cpu().numpy()
         scale = np.where(table.std(0) > 0, table.std(0), 1.0)

@@ -66,7 +66,7 @@ class ThreeHeads(SlotHead):
             raise ValueError("progress must lie in [0, 1].")
         logits, found, completed = self._heads(transition)
         completion = binary_cross_entropy_with_logits(completed, success.float())
-        return cross_entropy(logits, order + 1) + mse_loss(found, progress) + completion
+        return cross_entropy(logits, order.long() + 1) + mse_loss(found, progress) + completion
 
     def _heads(self, transition: SlotTransition) -> tuple[Tensor, Tensor, Tensor]:
         """Logits of behind, level, ahead (B 3), progress (B) and the logit of success (B)."""

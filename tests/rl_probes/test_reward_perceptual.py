@@ -149,6 +149,10 @@ def test_fitting_is_a_function_of_its_arguments_and_does_not_see_padding():
         (lambda: PerceptualSteps(4, 2, num_prototypes=1, num_features=7), "1 to 6 features"),
         (lambda: PerceptualSteps(4, 2).fit([]), "at least one demonstration"),
         (
+            lambda: PerceptualSteps(4, 2).fit([(torch.zeros(9, 1, 5), torch.ones(9, 1, dtype=torch.bool))]),
+            r"width 4, got widths \[5\]",
+        ),
+        (
             lambda: PerceptualSteps(4, 2).fit([(torch.zeros(7, 1, 4), torch.ones(7, 1, dtype=torch.bool))]),
             "8 prototypes need as many finite slots, got 7",
         ),

@@ -101,5 +101,9 @@ def test_a_reward_is_recovered_from_preferences():
     torch.testing.assert_close(output.extras["members"].mean(0), output.reward)
     asked = head.ask(slots[:50], valid[:50], slots[50:100], valid[50:100], 10)
     assert len(asked.unique()) == 10
+    with torch.no_grad():
+        differences = head.differences(slots[:50], valid[:50], slots[50:100], valid[50:100])
+    disagreement = (differences[0].sigmoid() - differences[1].sigmoid()).abs()  # of two members
+    assert set(asked.tolist()) == set(disagreement.argsort(descending=True)[:10].tolist())
     with pytest.raises(ValueError, match="must be alike"):
         head.differences(slots[:2], valid[:2], slots[:2, :4], valid[:2, :4])
