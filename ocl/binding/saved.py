@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
@@ -17,13 +18,38 @@ CLASS, LOSSES = "class", "validation"
 """Entries of the header, the probe's class, and beside the tensors, the loss (L) of each layer on validation images."""
 
 
-def save_probe(probe: PairProbe, path: str | Path, losses: Tensor | None = None) -> Path:
-    """Write the class and the parameters and buffers of all L layers; `losses` (L) says how well each layer did."""
+def save_probe(
+    probe: PairProbe, path: str | Path, losses: Tensor | None = None, header: Mapping[str, str] | None = None
+) -> Path:
+    """Write the class and the parameters and buffers of all L layers; `losses` (L) says how well each layer did, and
+    `header` is written beside the class."""
     tensors = {name: values.detach().cpu().contiguous() for name, values in probe.state_dict().items()}
     if losses is not None:
         tensors[LOSSES] = losses.detach().cpu()
-    content = serialize(tensors, metadata={CLASS: class_path(probe)})
+    content = serialize(tensors, metadata={**(header or {}), CLASS: class_path(probe)})
     return write_atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def read_probe(probe: PairProbe, path: str | Path) -> tuple[dict[str, str], dict[str, Tensor], Tensor | None]:
+    """The header, the tensors and the losses (L), None where there are none, of a file of probes of this class.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a file of tensors, or another class's. Files of other programs do not say whose they are.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; give the file of a fitted probe.")
+    try:
+        with safe_open(path, "pt") as file:
+            header = file.metadata() or {}
+        found = load(path.read_bytes())
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file ({error}); give the file of a fitted probe, or delete it.") from error
+    if (kind := header.get(CLASS, class_path(probe))) != class_path(probe):
+        raise ValueError(f"{path} holds a {kind}, not a {class_path(probe)}; make a probe of its class.")
+    losses = found.pop(LOSSES, None)
+    return header, found, losses
 
 
 def load_probe(probe: PairProbe, path: str | Path, layer: int | None = None) -> PairProbe:
@@ -39,18 +65,7 @@ def load_probe(probe: PairProbe, path: str | Path, layer: int | None = None) -> 
         FileNotFoundError: no such file.
         ValueError: not a file of tensors, another probe's, or no such layer.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give the file of a fitted probe.")
-    try:
-        with safe_open(path, "pt") as file:
-            kind = (file.metadata() or {}).get(CLASS, class_path(probe))
-        found = load(path.read_bytes())
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file ({error}); give the file of a fitted probe.") from error
-    if kind != class_path(probe):
-        raise ValueError(f"{path} holds a {kind}, not a {class_path(probe)}; make a probe of its class.")
-    found.pop(LOSSES, None)
+    _, found, _ = read_probe(probe, path)
     wanted = probe.state_dict()
     if set(found) != set(wanted) or found["mean"].ndim != 2:
         raise ValueError(f"{path} holds {', '.join(sorted(found))}, a {type(probe).__name__} {', '.join(wanted)}.")

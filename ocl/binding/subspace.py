@@ -58,12 +58,14 @@ class Differences:
 
     explained:   (k) share of the variance that each component holds.
     projections: (O - 1, m, k), each difference in the components.
+    clusters:    (O - 1, m) int64, the k-means cluster of each.
     purity:      share of differences whose k-means cluster is mostly of their own object; 1 / (O - 1) at least, 1 where
                  objects are told apart by one vector each.
     """
 
     explained: Tensor
     projections: Tensor
+    clusters: Tensor
     purity: float
 
 
@@ -92,12 +94,14 @@ def identical_differences(tokens: Tensor, components: int = 3, seed: int = 0) ->
     energy = singular.square()
     projections = (rows - rows.mean(0)) @ directions[:components].mT
     groups = len(deltas)
-    clusters = KMeans(groups, n_init=10, random_state=seed).fit_predict(projections.cpu().numpy())
+    found = KMeans(groups, n_init=10, random_state=seed).fit_predict(projections.cpu().numpy())
+    clusters = torch.from_numpy(found).long()
     truth = torch.arange(groups).repeat_interleave(deltas.shape[1])
     return Differences(
         (energy / energy.sum().clamp(min=torch.finfo(torch.float64).tiny))[:components],
         projections.unflatten(0, deltas.shape[:2]),
-        purity(torch.from_numpy(clusters).long(), truth),
+        clusters.unflatten(0, deltas.shape[:2]),
+        purity(clusters, truth),
     )
 
 

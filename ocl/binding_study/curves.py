@@ -42,7 +42,7 @@ def draw_curves(rows: Sequence[Row], path: Path) -> Path:
             panel = _Panel(picture, column * across + LEFT, line * down + TOP, scale, len(places))
             panel.frame(f"{model}: {MEASURES[measure]}", places)
             for (_, probe), found in mine.items():
-                panel.curve(found, colors[probe])
+                panel.curve([(places.index(row["place"]), row) for row in found], colors[probe])
             panel.references({name: controls[name] for name in SHOWN if name in controls})
     _legend(picture, colors, size[1] - LEGEND)
     reduced = picture.resize(size, Image.Resampling.LANCZOS)
@@ -73,9 +73,9 @@ class _Panel:
         self.text((first + last) / 2, (self.top + HEIGHT + 26) * SCALE, "layer", "mm")
         self.text(first, (self.top - 12) * SCALE, title, "lm", 13)
 
-    def curve(self, rows: Sequence[Row], color: str) -> None:
-        """One row per place; a single place gets a dot with its interval."""
-        found = [(place, row) for place, row in enumerate(rows) if math.isfinite(row["value"])]
+    def curve(self, rows: Sequence[tuple[int, Row]], color: str) -> None:
+        """Places, rising, with their rows; a single one gets a dot with its interval."""
+        found = [(place, row) for place, row in rows if math.isfinite(row["value"])]
         middle, upper, lower = ([self.at(at, row[of]) for at, row in found] for of in ("value", "high", "low"))
         if len(found) > 1:
             self.pen.polygon([*upper, *reversed(lower)], fill=f"{color}30")

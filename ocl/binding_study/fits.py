@@ -10,19 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from safetensors.torch import save as serialize
 from torch import Tensor
 
 from ocl.binding.fitting import fit
 from ocl.binding.patches import Patches
 from ocl.binding.probes import PairProbe
+from ocl.binding.saved import read_probe, save_probe
 from ocl.binding_study.settings import Fitting, ProbeMaker
 from ocl.describe import describe_part
-from ocl.files import write_atomically
 
-LOSSES = "validation"
+SETTINGS = "settings"  # an entry of the header
 
 
 @dataclass(frozen=True)
@@ -73,21 +70,13 @@ def fitted(
     record = fit(probe, patches.take(order[held:]), patches.take(order[:held]), **options, seed=seed)
     assert record.validation is not None
     found = Fitted(probe.eval().requires_grad_(False), record.validation.amin(dim=0))
-    weights = {name: values.cpu().contiguous() for name, values in probe.state_dict().items()}
-    content = serialize({**weights, LOSSES: found.losses}, metadata={"settings": settings})
-    write_atomically(path, lambda temporary: temporary.write_bytes(content))
+    save_probe(found.probe, path, found.losses, {SETTINGS: settings})
     return found
 
 
 def _read(probe: PairProbe, path: Path, settings: str) -> Fitted:
-    try:
-        with safe_open(path, "pt") as file:
-            known = (file.metadata() or {}).get("settings")
-        tensors = load_file(path)
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a fitted probe ({error}); delete it to fit again.") from error
-    if known != settings:
+    header, tensors, losses = read_probe(probe, path)
+    if header.get(SETTINGS) != settings or losses is None:
         raise ValueError(f"{path} was fitted with other settings or tokens; name another folder, or delete it.")
-    losses = tensors.pop(LOSSES)
     probe.load_state_dict(tensors)
     return Fitted(probe.eval().requires_grad_(False), losses)

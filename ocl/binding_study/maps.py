@@ -29,7 +29,10 @@ GREY = 0.55
 def first_batch(dataset: Dataset[Item], images: int, device: str = "cpu") -> Batch:
     """The first so many items (all, where there are fewer), on `device`."""
     count = min(images, len(dataset))  # type: ignore[arg-type]
-    batch = collate([dataset[index] for index in range(count)])
+    return on_device(collate([dataset[index] for index in range(count)]), device)
+
+
+def on_device(batch: Batch, device: str) -> Batch:
     segmentation = None if batch.segmentation is None else batch.segmentation.to(device)
     return Batch(batch.images.to(device), segmentation, {k: v.to(device) for k, v in batch.objects.items()})
 
@@ -44,6 +47,18 @@ def patch_number(patch: Sequence[int], grid: tuple[int, int]) -> int:
     if not (0 <= row < grid[0] and 0 <= column < grid[1]):
         raise ValueError(f"patch is (row, column) on a grid of {grid[0]} x {grid[1]} from 0, got {tuple(patch)}.")
     return row * grid[1] + column
+
+
+def patch_at(point: Sequence[float], size: Sequence[int], grid: tuple[int, int]) -> int:
+    """The number of the patch that shows the point (x, y), in pixels from the top left of images of size (H, W).
+
+    Raises:
+        ValueError: a point outside the image.
+    """
+    (x, y), (height, width) = point, size
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(f"point is (x, y) in images of {height} x {width} pixels from 0, got {tuple(point)}.")
+    return patch_number((int(y * grid[0] // height), int(x * grid[1] // width)), grid)
 
 
 @torch.no_grad()

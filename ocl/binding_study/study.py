@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from ocl.binding.controls import permuted
+from ocl.binding.next_attention import NextAttention
 from ocl.binding.patches import Patches
+from ocl.binding.probes import PairProbe
 from ocl.binding_study.fits import Fitted, fitted
 from ocl.binding_study.models import Studied
-from ocl.binding_study.patch_encoders import PatchEncoder
+from ocl.binding_study.patch_encoders import LayerTokens, PatchEncoder
 from ocl.binding_study.patch_store import extract_patches, labels_at, load_patches
 from ocl.binding_study.rows import Row, control_rows, probe_rows
 from ocl.binding_study.settings import Fitting, ProbeMaker, Sampling, usual_probes
@@ -23,6 +25,7 @@ from ocl.data.scenes import Item
 from ocl.store import FeatureStore
 
 TOKENS, FITS = "tokens", "fits"
+NEXT_ATTENTION = "next attention"
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,7 @@ class Study:
     probes: Mapping[str, ProbeMaker] | None = None
     reference: str = "quadratic"
     others: Dataset[Item] | None = None
+    next_attention: bool = False
     batch_size: int = 32
     seed: int = 0
     device: str = "cpu"
@@ -57,6 +61,8 @@ class Study:
         known = usual_probes(None) if self.probes is None else self.probes
         if self.reference not in known:
             raise ValueError(f"the reference probe must be one of {', '.join(known)}, got {self.reference!r}.")
+        if self.next_attention and NEXT_ATTENTION in known:
+            raise ValueError(f"{NEXT_ATTENTION!r} is the name of a probe of the study; give yours another one.")
 
     @property
     def permuted(self) -> str:
@@ -95,6 +101,8 @@ class Study:
             if name in self.models:
                 make, shuffled = makers[self.reference], self._permuted(patches)
                 probes[self.permuted] = self._fitted(name, self.permuted, make, shuffled, train)
+            if self.next_attention and (blocks := next_blocks(encoder)):
+                probes[NEXT_ATTENTION] = self._next_attention(name, encoder, blocks, patches, train)
             found.append(Subject(name, encoder, train, test, probes))
         return found
 
@@ -125,8 +133,11 @@ class Study:
         for subject in subjects:
             patches = self._loaded(subject.test)
             for probe, fit in subject.probes.items():
-                read = self._permuted(patches) if probe == self.permuted else patches
-                rows += probe_rows(subject.name, probe, fit.probe, fit.best, subject.encoder.places, read, self.seed)
+                places, read = subject.encoder.places, self._permuted(patches) if probe == self.permuted else patches
+                if probe == NEXT_ATTENTION:
+                    places = tuple(next_blocks(subject.encoder))
+                    read = _at(patches, subject.encoder, places)
+                rows += probe_rows(subject.name, probe, fit.probe, fit.best, places, read, self.seed)
         return rows
 
     def _store(self, name: str, encoder: PatchEncoder, split: str, data: Dataset[Item]) -> FeatureStore:
@@ -147,6 +158,18 @@ class Study:
         provenance = {**store.provenance, "permuted": probe == self.permuted}
         return fitted(make, patches, self.fitting, path, provenance, self.seed)
 
+    def _next_attention(
+        self, model: str, encoder: PatchEncoder, blocks: Mapping[str, nn.Module], patches: Patches, store: FeatureStore
+    ) -> Fitted:
+        """What the next block's attention would say; its LayerNorm stands in the place of `standardise`."""
+
+        def make(dim: int, layers: int) -> PairProbe:
+            return NextAttention(list(blocks.values()))
+
+        path = self.folder / FITS / file_name(model) / f"{file_name(NEXT_ATTENTION)}.safetensors"
+        fitting = replace(self.fitting, standardise=False)
+        return fitted(make, _at(patches, encoder, tuple(blocks)), fitting, path, store.provenance, self.seed)
+
     def _permuted(self, patches: Patches) -> Patches:
         """The control: tokens of every image in another order than their labels, for fitting and for measuring."""
         tokens = permuted(patches.tokens, torch.Generator().manual_seed(self.seed))
@@ -161,6 +184,20 @@ class Study:
 
     def _colours(self, store: FeatureStore) -> Tensor:
         return torch.from_numpy(store.read_all(["colours"])["colours"]).float().to(self.device)
+
+
+def next_blocks(encoder: PatchEncoder) -> dict[str, nn.Module]:
+    """Place -> the block that reads its tokens; none for the last block and for what is no block's output."""
+    if not isinstance(encoder, LayerTokens) or "block" not in encoder.layers.parts:
+        return {}
+    blocks = encoder.layers.vit.blocks
+    return {f"block {layer}": blocks[layer + 1] for layer in encoder.layers.layers if layer + 1 < len(blocks)}
+
+
+def _at(patches: Patches, encoder: PatchEncoder, places: Sequence[str]) -> Patches:
+    """The tokens of some places."""
+    tokens = patches.tokens[[encoder.places.index(place) for place in places]]
+    return Patches(tokens, patches.objects, patches.classes, patches.places)
 
 
 def file_name(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -81,8 +81,17 @@ class ViTLayers(FrozenViT):
         Rows are queries. They sum to one minus the share that prefix tokens take.
         """
         tokens, inputs = self._read(images)
-        prefix = self.prefix_tokens
-        return tokens, torch.stack([found.weights()[:, :, prefix:, prefix:] for found in inputs])
+        return tokens, torch.stack([self._between_patches(one) for one in inputs])
+
+    @torch.no_grad()
+    def attention(self, images: Tensor) -> Iterator[Tensor]:
+        """images (B 3 H W) -> the attention (B heads N N) of one layer after the other: all may not fit."""
+        for inputs in self._read(images)[1]:
+            yield self._between_patches(inputs)
+
+    def _between_patches(self, inputs: AttentionInputs) -> Tensor:
+        weights: Tensor = inputs.weights()[:, :, self.prefix_tokens :, self.prefix_tokens :]
+        return weights
 
     def _read(self, images: Tensor) -> tuple[Tensor, list[AttentionInputs]]:
         with reading_attention(self.vit.blocks, self.layers) as reader:

@@ -223,7 +223,7 @@ def test_other_settings_in_the_same_folder_are_refused(folder: Path, rows: list[
     damaged = folder / "fits" / "planted" / "linear.safetensors"
     content = damaged.read_bytes()
     damaged.write_bytes(content[:50])
-    with pytest.raises(ValueError, match="not a fitted probe"):
+    with pytest.raises(ValueError, match="is not a safetensors file"):
         rows_of(folder)
     damaged.write_bytes(content)
 
