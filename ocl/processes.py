@@ -16,6 +16,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -119,7 +120,7 @@ def over_ray(jobs: Sequence[J]) -> Iterator[Progress[J]]:
     task: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RETRIES)(complete)
     for job in jobs:
         (job.folder / OUTPUT).unlink(missing_ok=True)  # from now on, those that have one have begun
-    running = {task.remote(job, os.getcwd()): job for job in jobs}
+    running = {task.remote(_Bare(job.worker, job.folder), os.getcwd()): job for job in jobs}
 
     def result(reference: Any) -> str | None:
         try:
@@ -137,6 +138,14 @@ def over_ray(jobs: Sequence[J]) -> Iterator[Progress[J]]:
             ray.cancel(reference, force=True)
         if not connected:
             ray.shutdown()
+
+
+@dataclass(frozen=True)
+class _Bare:
+    """A job without what else it may hold: the process that waits for the worker need not import what that needs."""
+
+    worker: str
+    folder: Path
 
 
 def complete(job: Job, cwd: str) -> str | None:

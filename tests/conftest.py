@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,3 +29,16 @@ def test_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real images: set OCL_TEST_DATA to a folder like {folder.name}/ with BSDS500/ and photos/")
     return folder
+
+
+@pytest.fixture(scope="module")
+def two_ray_nodes() -> Iterator[tuple[Any, Any]]:
+    """A Ray cluster of two nodes with one CPU each, both on this machine, and the second node, which may be removed."""
+    pytest.importorskip("ray", reason="the extra cluster is not installed")
+    from ray.cluster_utils import Cluster
+
+    small = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
+    patient = {"memory_monitor_refresh_ms": 0}  # else Ray ends workers when anything fills the machine's memory
+    cluster = Cluster(initialize_head=True, head_node_args=small | {"_system_config": patient})
+    yield cluster, cluster.add_node(**small)
+    cluster.shutdown()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -58,24 +59,19 @@ def two_at_once(jobs: Sequence[Chore]) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Any]:
-    """This process on a cluster of two nodes of one CPU, both on this machine."""
-    ray: Any = pytest.importorskip("ray", reason="the extra cluster is not installed")
-    cluster_utils: Any = pytest.importorskip("ray.cluster_utils")
-    small = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
-    made = cluster_utils.Cluster(initialize_head=True, head_node_args=small)
-    made.second = made.add_node(**small)
-    ray.init(address=made.address, log_to_driver=False)
-    yield made
+def nodes(two_ray_nodes: tuple[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    """This process is on the cluster."""
+    ray = importlib.import_module("ray")
+    ray.init(address=two_ray_nodes[0].address, log_to_driver=False)
+    yield two_ray_nodes
     ray.shutdown()
-    made.shutdown()
 
 
 @pytest.fixture(params=["here", pytest.param("ray", marks=pytest.mark.slow)])
 def pool(request: pytest.FixtureRequest) -> Pool:
     if request.param == "here":
         return two_at_once
-    request.getfixturevalue("cluster")
+    request.getfixturevalue("nodes")
     return over_ray
 
 
@@ -147,7 +143,7 @@ def test_running_jobs_are_named_and_end_when_the_caller_leaves(pool: Pool, chore
 
 
 @pytest.mark.slow
-def test_jobs_of_a_lost_node_start_again_and_no_others(cluster: Any, chores: list[Chore]) -> None:
+def test_jobs_of_a_lost_node_start_again_and_no_others(nodes: tuple[Any, Any], chores: list[Chore]) -> None:
     held = chores[1:3]
     for chore in held:
         (chore.folder / "wait").touch()
@@ -155,7 +151,8 @@ def test_jobs_of_a_lost_node_start_again_and_no_others(cluster: Any, chores: lis
     while not all(chore.starts for chore in held):  # one on each node
         ended |= next(progress)[1]
     processes = [chore.starts[0] for chore in held]
-    cluster.remove_node(cluster.second, allow_graceful=False)
+    cluster, second = nodes
+    cluster.remove_node(second, allow_graceful=False)
     until(lambda: sum(map(alive, processes)) == 1)
     for chore in held:
         (chore.folder / "wait").unlink()
@@ -173,7 +170,7 @@ def test_ray_is_asked_for_by_name(chores: list[Chore], monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
-def test_a_folder_that_a_node_does_not_have_is_named(cluster: Any, chores: list[Chore]) -> None:
+def test_a_folder_that_a_node_does_not_have_is_named(nodes: tuple[Any, Any], chores: list[Chore]) -> None:
     ended = drain(over_ray([Chore(chores[0].folder / "elsewhere")]))
     (sentence,) = ended.values()
     assert sentence is not None

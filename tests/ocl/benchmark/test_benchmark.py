@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import os
+import subprocess
+import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -214,7 +216,27 @@ def test_bad_input_is_named(whole: Path, tmp_path: Path) -> None:
     refused("processes and images must be at least 1", processes=0)
 
 
-@pytest.mark.skipif(find_spec("ray") is not None, reason="ray is installed")
-def test_ray_is_asked_for_by_name(whole: Path, tmp_path: Path) -> None:
-    with pytest.raises(ImportError, match="pip install ray"):
-        benchmark([Arm("full", "sprites", whole / "fit.yaml")], [0], tmp_path, {}, ray=True)
+def test_two_ray_nodes_of_which_one_is_lost_give_the_same_figures(
+    whole: Path, tmp_path: Path, two_ray_nodes: tuple[Any, Any]
+) -> None:
+    """The run of the lost node goes on on the other, from its last checkpoint."""
+    cluster, second = two_ray_nodes
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "ocl.cli", "benchmark", "--config", str(whole / "benchmark.yaml")]
+    options = ["--seeds=[0]", f"--folder={folder}", "--ray=true"]
+    runs = {name: folder / "runs" / name / "sprites" / "seed-0" for name in ("full", "implicit")}
+    process = subprocess.Popen([*command, *options], env=os.environ | {"RAY_ADDRESS": cluster.address})
+    while not all((run / "checkpoints" / "last.ckpt").exists() for run in runs.values()):
+        assert process.poll() is None
+        time.sleep(0.005)
+    assert not any(trained(run) for run in runs.values())
+    cluster.remove_node(second, allow_graceful=False)
+    assert process.wait() == 0
+    assert read_json(folder / "manifest.json")["errors"] == {}
+    for name, run in runs.items():
+        expected = run_folder(whole, name, 0)
+        assert all(torch.equal(tensor, weights(expected)[part]) for part, tensor in weights(run).items())
+        found = read_json(run / "evaluation.json")
+        assert found["measures"] == read_json(expected / "evaluation.json")["measures"]
+    minutes = [read_json(run / "evaluation.json")["minutes"] for run in runs.values()]
+    assert minutes.count(None) == 1, "one was interrupted, so how long it took is not known"

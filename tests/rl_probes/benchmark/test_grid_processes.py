@@ -78,15 +78,15 @@ CONFIG = {
 }
 
 
-def arguments(folder: Path, processes: int) -> list[str]:
+def arguments(folder: Path, *more: str) -> list[str]:
     config = folder.with_suffix(".yaml")
     config.write_text(yaml.safe_dump(CONFIG))
-    return ["benchmark", "--config", str(config), "--folder", str(folder), "--processes", str(processes)]
+    return ["benchmark", "--config", str(config), "--folder", str(folder), *more]
 
 
 def complete(folder: Path, processes: int) -> Path:
     with pytest.warns(UserWarning, match="fewer than 3 seeds"):
-        rl_probes.cli.main(arguments(folder, processes))
+        rl_probes.cli.main(arguments(folder, f"--processes={processes}"))
     return folder
 
 
@@ -127,9 +127,10 @@ def is_training(folder: Path, name: str) -> bool:
     ).exists()
 
 
-def start(folder: Path, processes: int) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-m", "rl_probes.cli", *arguments(folder, processes)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+def start(folder: Path, *more: str, **environment: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "rl_probes.cli", *arguments(folder, *more)]
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, **pipes, start_new_session=True, env=os.environ | environment)
 
 
 def test_cells_differ_and_leave_what_is_needed(whole: Path) -> None:
@@ -146,7 +147,7 @@ def test_cells_differ_and_leave_what_is_needed(whole: Path) -> None:
 
 def test_a_killed_grid_of_four_processes_equals_one_of_one(whole: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = start(folder, 4)
+    process = start(folder, "--processes=4")
     until(lambda: all(is_training(folder, name) for name in CELLS[1:]), process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -159,7 +160,7 @@ def test_a_worker_that_dies_is_reported_and_only_its_cell_is_run_again(whole: Pa
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     shutil.rmtree(cell(folder, CELLS[1]))
-    process = start(folder, 1)
+    process = start(folder, "--processes=1")
     until(lambda: is_training(folder, CELLS[1]), process)
     (worker,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     os.kill(int(worker), signal.SIGKILL)
@@ -213,3 +214,21 @@ def test_a_cell_killed_at_ten_random_moments_ends_in_the_same_weights(whole: Pat
     assert process.exitcode == 0
     assert_equal_cells(folder, cell(whole, CELLS[1]))
     assert not list(folder.glob(".tmp-*"))
+
+
+def test_a_grid_on_two_ray_nodes_that_loses_one_equals_one_of_one_process(
+    whole: Path, tmp_path: Path, two_ray_nodes: tuple[Any, Any]
+) -> None:
+    """The cell of the lost node goes on on the other, and no finished cell is run again."""
+    cluster, second = two_ray_nodes
+    folder = tmp_path / "run"
+    process = start(folder, "--ray=true", RAY_ADDRESS=cluster.address)
+    until(lambda: sum(is_training(folder, name) for name in CELLS) == 2, process)
+    finished = {path: path.stat().st_mtime_ns for path in folder.glob("cells/**/episodes.json")}
+    cluster.remove_node(second, allow_graceful=False)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output.decode()
+    assert read_json(folder / "manifest.json")["errors"] == {}
+    assert finished, "chance comes first"
+    assert all(path.stat().st_mtime_ns == written for path, written in finished.items())
+    assert_equal_figures(folder, whole)
