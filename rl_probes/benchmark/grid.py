@@ -75,6 +75,7 @@ class Representation:
         pooling: the class path of a pooling.
         standardise: scale features by 2048 frames of random play before training; else take them as they are.
         ppo: settings of its agents; None takes those of the benchmark.
+        resize: accept worlds whose frames the encoder has to resize, as a ViT of 224 pixels must.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Representation:
     pooling: Node
     standardise: bool = True
     ppo: PPOConfig | None = None
+    resize: bool = False
 
 
 @dataclass(frozen=True, eq=False)

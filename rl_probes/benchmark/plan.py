@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ocl.representations import ObjectEncoder
 from rl_probes.benchmark.grid import CHANCE, HELD_OUT, Cell, Node, Representation, Task
+from rl_probes.envs.world import World
 from rl_probes.runs import build
 
 NAME = re.compile(r"\w[\w.-]*")
@@ -35,27 +37,26 @@ def cells(
 
     Raises:
         ValueError: nothing to do, a name twice or that cannot be a folder's, a seed twice or negative, an encoder that
-            reads what a world cannot give, or a part that cannot be built.
+            reads what a world cannot give or frames of another size, or a part that cannot be built.
     """
     _check_names("task", [task.name for task in tasks])
     _check_names("representation", [one.name for one in representations])
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"seeds must differ and be at least 0, at least one, got {list(seeds)}.")
-    asked, fields = {}, {}
+    asked, worlds = {}, {}
     for task in tasks:
-        found = {split: _build_of(node, f"{split} of {task.name}") for split, node in task.splits.items()}
-        splits = {split: {"world": node.content, "build": found[split][0]} for split, node in task.splits.items()}
+        found = {split: _facts_of(node, f"{split} of {task.name}") for split, node in task.splits.items()}
+        splits = {split: {"world": node.content, "build": found[split].build} for split, node in task.splits.items()}
         asked[task.name] = evaluation | {"splits": splits}
-        fields[task.name] = frozenset.intersection(*(given for _, given in found.values()))
+        worlds[task.name] = list(found.values())
     encoders = {}
     for one in representations:
         if not one.encoders:
             raise ValueError(f"{one.name} needs at least one encoder.")
-        encoders[one.name] = [_identity_of(node, one.name) for node in one.encoders]
-        for task in tasks:
-            missing = encoders[one.name][0][1] - fields[task.name]
-            if missing:
-                raise ValueError(f"{one.name} reads {sorted(missing)}, which {task.name} cannot give.")
+        built = [_encoder_of(node, one.name) for node in one.encoders]
+        encoders[one.name] = [_identity_of(encoder) for encoder in built]
+        for encoder, task in product(built, tasks):
+            _check_reads(encoder, one, task.name, worlds[task.name])
 
     chance = [
         Cell(task.name, CHANCE, 0, 0, folder / "cells" / task.name / "chance", {}, {}, _plain(asked[task.name]))
@@ -64,7 +65,7 @@ def cells(
     most = max(len(one.encoders) for one in representations)
     order = product(seeds, range(most), tasks, representations)
     return chance + [
-        _cell(task, one, number, seed, folder, training, encoders[one.name][number][0], asked[task.name])
+        _cell(task, one, number, seed, folder, training, encoders[one.name][number], asked[task.name])
         for seed, number, task, one in order
         if number < len(one.encoders)
     ]
@@ -114,25 +115,50 @@ def _check_names(what: str, names: Sequence[str]) -> None:
             )
 
 
-def _build_of(node: Node, name: str) -> tuple[dict[str, Any], frozenset[str]]:
-    """What the simulator says of itself, and the fields it gives."""
+class _Facts(NamedTuple):
+    """Of a world: what the simulator says of itself, the fields it gives, (H, W) of its frames."""
+
+    build: dict[str, Any]
+    fields: frozenset[str]
+    image_size: tuple[int, int]
+
+
+def _facts_of(node: Node, name: str) -> _Facts:
     try:
-        world = build({"world": node.content}).world
+        world: World = build({"world": node.content}).world
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    provenance, fields = world.provenance(), world.fields
+    facts = _Facts(world.provenance(), world.fields, (world.image_size[0], world.image_size[1]))
     world.close()
-    return provenance, fields
+    return facts
 
 
-def _identity_of(node: Node, name: str) -> tuple[dict[str, Any], frozenset[str]]:
-    """What tells an encoder from others, and the fields it reads."""
+def _encoder_of(node: Node, name: str) -> ObjectEncoder:
     try:
-        encoder = build({"encoder": node.content}).encoder
+        encoder: ObjectEncoder = build({"encoder": node.content}).encoder
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from error
-    facts = {"encoder": encoder.fingerprint, "number of slots": encoder.num_slots, "width": encoder.dim}
-    return facts, encoder.requires
+    return encoder
+
+
+def _identity_of(encoder: ObjectEncoder) -> dict[str, Any]:
+    """What tells an encoder from others."""
+    return {"encoder": encoder.fingerprint, "number of slots": encoder.num_slots, "width": encoder.dim}
+
+
+def _check_reads(encoder: ObjectEncoder, one: Representation, task: str, worlds: Sequence[_Facts]) -> None:
+    """Raises ValueError where a world of the task cannot give what the encoder reads, at the size it reads it."""
+    size = getattr(encoder, "image_size", None)  # absent, or a number, where frames of any size are read
+    for world in worlds:
+        missing = encoder.requires - world.fields
+        if missing:
+            raise ValueError(f"{one.name} reads {sorted(missing)}, which {task} cannot give.")
+        if isinstance(size, tuple) and size != world.image_size and not one.resize:
+            (height, width), (own_height, own_width) = world.image_size, size
+            raise ValueError(
+                f"{one.name} reads frames of {own_height} x {own_width} and {task} draws {height} x {width}; change "
+                f"the world's image_size, or give {one.name} resize: true."
+            )
 
 
 def _plain(value: dict[str, Any]) -> dict[str, Any]:

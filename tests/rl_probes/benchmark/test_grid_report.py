@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -245,14 +244,15 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
     refused("must all be at least 1", episodes=0)
     unknown = Representation("oracle", [Node({"class_path": "ocl.representations.NoSuch"})], POOLING)
     refused("oracle: encoder cannot be built: .*NoSuch", representations=[unknown])
+    larger = Node(random_cnn(0).with_arguments(image_size=[64, 64]))
+    refused(
+        "large reads frames of 64 x 64 and comparison draws 16 x 16; change the world's image_size, or give large "
+        "resize: true.$",
+        representations=[ORACLE, Representation("large", [larger], POOLING)],
+    )
+    assert planned(tmp_path, [TASK], [Representation("large", [larger], POOLING, resize=True)], [0])
     with pytest.raises(ValueError, match="needs a class_path"):
         Node({"init_args": {}})
-
-
-@pytest.mark.skipif(find_spec("ray") is not None, reason="ray is installed")
-def test_ray_is_asked_for_by_name(tmp_path: Path) -> None:
-    with pytest.raises(ImportError, match="pip install ray"):
-        benchmark([TASK], [ORACLE], [0], tmp_path, ray=True, **SETTINGS)
 
 
 def test_latex_escapes_what_it_must() -> None:
