@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,8 +15,10 @@ from ocl.binding.probes import PairProbe
 from ocl.describe import class_path
 from ocl.files import write_atomically
 
-CLASS, LOSSES = "class", "validation"
-"""Entries of the header, the probe's class, and beside the tensors, the loss (L) of each layer on validation images."""
+HEADER, CLASS = "probe", "class"
+"""The one entry of the file's metadata (several would be written in any order), JSON, and the class's entry in it."""
+LOSSES = "validation"
+"""Beside the tensors, the loss (L) of each layer on validation images."""
 
 
 def save_probe(
@@ -26,7 +29,8 @@ def save_probe(
     tensors = {name: values.detach().cpu().contiguous() for name, values in probe.state_dict().items()}
     if losses is not None:
         tensors[LOSSES] = losses.detach().cpu()
-    content = serialize(tensors, metadata={**(header or {}), CLASS: class_path(probe)})
+    named = json.dumps({**(header or {}), CLASS: class_path(probe)}, sort_keys=True)
+    content = serialize(tensors, metadata={HEADER: named})
     return write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
@@ -42,10 +46,11 @@ def read_probe(probe: PairProbe, path: str | Path) -> tuple[dict[str, str], dict
         raise FileNotFoundError(f"{path} does not exist; give the file of a fitted probe.")
     try:
         with safe_open(path, "pt") as file:
-            header = file.metadata() or {}
+            header = json.loads((file.metadata() or {}).get(HEADER, "{}"))
         found = load(path.read_bytes())
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file ({error}); give the file of a fitted probe, or delete it.") from error
+    except (SafetensorError, json.JSONDecodeError) as error:
+        problem = f"is not a safetensors file ({error})"
+        raise ValueError(f"{path} {problem}; give the file of a fitted probe, or delete it.") from error
     if (kind := header.get(CLASS, class_path(probe))) != class_path(probe):
         raise ValueError(f"{path} holds a {kind}, not a {class_path(probe)}; make a probe of its class.")
     losses = found.pop(LOSSES, None)

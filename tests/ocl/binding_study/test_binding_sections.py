@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +163,7 @@ def test_without_being_asked_there_are_no_sections(tmp_path: Path) -> None:
 def test_a_fit_of_another_class_is_refused(tmp_path: Path) -> None:
     study(tmp_path)
     with safe_open(tmp_path / "fits" / "vit" / "linear.safetensors", "pt") as file:
-        assert file.metadata()["class"] == "ocl.binding.probes.Linear"
+        assert json.loads(file.metadata()["probe"])["class"] == "ocl.binding.probes.Linear"
     with pytest.raises(
         ValueError, match=r"linear\.safetensors holds a ocl\.binding\.probes\.Linear, not a .*Quadratic"
     ):
