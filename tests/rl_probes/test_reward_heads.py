@@ -18,6 +18,7 @@ from rl_probes.rewards.function import as_reward_fn
 from rl_probes.rewards.hindsight_curiosity import HindsightCuriosity
 from rl_probes.rewards.hop_reward import HopReward
 from rl_probes.rewards.latent_preferences import LatentPreferenceReward
+from rl_probes.rewards.memory import remember, remembered
 from rl_probes.rewards.novelty import RandomDistillation, SetNetwork
 from rl_probes.rewards.perceptual_reward import PerceptualSteps
 from rl_probes.rewards.preference_reward import PreferenceReward
@@ -38,6 +39,11 @@ SIZES = {
     PreferenceReward: {},
     LatentPreferenceReward: {},
     PerceptualSteps: {"num_steps": 3},
+}
+LEARNERS = {
+    "distillation": lambda: RandomDistillation(DIM, SetNetwork(DIM), SetNetwork(DIM)),
+    "hindsight": lambda: HindsightCuriosity(DIM, 4),
+    "episodes": lambda: EpisodicNovelty(SetNetwork(DIM), capacity=6),
 }
 each_head = pytest.mark.parametrize("kind", SIZES, ids=lambda kind: kind.__name__)
 
@@ -120,14 +126,9 @@ def test_what_learns_online_leaves_the_encoder_alone():
     torch.manual_seed(0)
     encoder = NormalisedCNN()
     before, fingerprint = copy.deepcopy(encoder.state_dict()), encoder.fingerprint
-    learners = {
-        "distillation": RandomDistillation(DIM, SetNetwork(DIM), SetNetwork(DIM)),
-        "hindsight": HindsightCuriosity(DIM, 4),
-        "episodes": EpisodicNovelty(SetNetwork(DIM)),
-    }
     frames = torch.rand(4, 2, 5, 3, 16, 16)
-    for name, learner in learners.items():
-        function = as_reward_fn(learner, encoder)
+    for name, learner in LEARNERS.items():
+        function = as_reward_fn(learner(), encoder)
         paid = [function(Batch(now), Batch(then), np.arange(5) % 4) for now, then in frames]
         again = function(Batch(frames[0, 0]), Batch(frames[0, 1]), np.arange(5) % 4)
         assert not np.array_equal(paid[0], again), name  # it has learnt
@@ -171,3 +172,24 @@ def test_a_transformer_reads_any_number_of_slots_and_bad_sizes_are_named():
     torch.testing.assert_close(head(SlotTransition(slots)).reward[:1], alone, rtol=0, atol=1e-6)
     with pytest.raises(ValueError, match="5 heads must share the width"):
         TransformerProgress(4, width=32, heads=5)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_what_was_learnt_online_is_put_back_to_go_on_as_if_never_stopped(name):
+    """With the state of the optimisers and the memory of episodes, of which a full one is overwritten."""
+    torch.manual_seed(0)
+    learner, again = LEARNERS[name](), LEARNERS[name]()
+
+    def go_on(predictor, seeds):
+        torch.manual_seed(5)
+        for seed in seeds:
+            predictor.observe(random_transitions(DIM, seed=seed))
+
+    go_on(learner, range(8))
+    kept = copy.deepcopy(remembered(learner))
+    go_on(learner, range(8, 12))
+    given = random_transitions(DIM, seed=20)
+    assert not torch.equal(again(given).reward, learner(given).reward)
+    remember(again, kept)
+    go_on(again, range(8, 12))
+    assert torch.equal(again(given).reward, learner(given).reward)
