@@ -64,7 +64,7 @@ class Pretraining(RepeatableTraining):
 
     def _evaluate(self, batch: Batch, split: str) -> None:
         values = {f"{split}/{name}": term for name, term in self._terms(batch).items()}
-        self.log_dict(values, on_epoch=True, on_step=False, batch_size=len(batch), sync_dist=True)
+        self._log_means(values, len(batch))
 
 
 def _is_matrix(parameter: Tensor) -> bool:

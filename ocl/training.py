@@ -79,6 +79,12 @@ class RepeatableTraining(LightningModule, ABC):
     def _evaluate(self, batch: Batch, split: str) -> None:
         """Log the figures of a batch under "split/name"."""
 
+    def _log_means(self, values: Mapping[str, Tensor], count: int) -> None:
+        """Means of a batch of `count` images -> means over all images of the epoch, of all processes together."""
+        # A fraction, since Lightning averages the counts of processes and would round whole numbers.
+        weight: Any = float(count)
+        self.log_dict(values, on_epoch=True, on_step=False, batch_size=weight, sync_dist=True)
+
     def _stepwise(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         """The optimiser with its rate scheduled by steps, as Lightning reads it."""
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
@@ -154,7 +160,7 @@ class ObjectCentricTraining(RepeatableTraining):
         output = self.model(batch.images, hints=batch.hints)
         total, terms = self._losses(output, batch)
         values = {f"{split}/{name}": term for name, term in terms.items()} | {f"{split}/loss": total}
-        self.log_dict(values, on_epoch=True, on_step=False, batch_size=len(batch), sync_dist=True)
+        self._log_means(values, len(batch))
         if batch.segmentation is not None:
             self.metrics.update(output.decoded.masks, batch.segmentation)
 

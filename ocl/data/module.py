@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pytorch_lightning import LightningDataModule
+from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
 from pytorch_lightning.trainer.states import TrainerFn
 from torch.utils.data import DataLoader, Dataset
 
@@ -42,7 +43,8 @@ class SceneDataModule(LightningDataModule):
     """Training, validation and test sets of dictionaries of tensors, in batches (`ocl.shapes.Batch`).
 
     Training order is a function of (seed, epoch) alone and goes on exactly where a checkpoint was written; validation
-    and test are read in order. The number of workers changes speed only.
+    and test are read in order. The number of workers changes speed only. Several training processes share every set:
+    none of its items is read by two.
 
     Args:
         train, val, test: map-style data sets; the absent ones have no loader. (Bare `Dataset`, because jsonargparse
@@ -76,16 +78,15 @@ class SceneDataModule(LightningDataModule):
 
     def train_dataloader(self) -> ResumableLoader:
         dataset = self._present(self.train, "train")
-        rank, world = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         run = int(getattr(dataset, "block", 1))
-        batches = EpochBatches(len(dataset), self.batch_size, self.seed, run, rank, world)  # type: ignore[arg-type]
+        batches = EpochBatches(len(dataset), self.batch_size, self.seed, run, *self._rank)  # type: ignore[arg-type]
         return ResumableLoader(self._loader(dataset, batch_sampler=batches), batches, self._position)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self._present(self.val, "val"), batch_size=self.batch_size)
+        return self._in_order(self._present(self.val, "val"))
 
     def test_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self._present(self.test, "test"), batch_size=self.batch_size)
+        return self._in_order(self._present(self.test, "test"))
 
     def state_dict(self) -> dict[str, int]:
         size = 0 if self.train is None else len(self.train)  # type: ignore[arg-type]
@@ -98,6 +99,19 @@ class SceneDataModule(LightningDataModule):
                 f"The checkpoint was trained in the order of {state}, this data module has {self.state_dict()}; resume "
                 "with the same data settings, or start a new run from the weights alone."
             )
+
+    @property
+    def _rank(self) -> tuple[int, int]:
+        """Which of how many training processes this is."""
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def _in_order(self, dataset: Dataset[Any]) -> DataLoader[Any]:
+        rank, world = self._rank
+        if world > len(dataset):  # type: ignore[arg-type]
+            raise ValueError(f"A held-out set of {len(dataset)} items is too small for {world} processes.")  # type: ignore[arg-type]
+        # Lightning's own choice would read some items twice to give all processes as many.
+        share = UnrepeatedDistributedSampler(dataset, world, rank, shuffle=False) if world > 1 else None
+        return self._loader(dataset, sampler=share, batch_size=self.batch_size)
 
     def _loader(self, dataset: Dataset[Any], **order: Any) -> DataLoader[Any]:
         keep = self.num_workers > 0
