@@ -144,10 +144,12 @@ def _texts(tree: Any) -> Iterator[str]:
 
 
 def _is_foreign(text: str) -> bool:
-    """Whether the parser could import it from outside the allowed packages: a class may be named by a bare dotted
-    text, or by a text that is YAML itself. Nothing is imported to find out."""
+    """Whether building could import it from outside the allowed packages: a class may be named by a bare dotted
+    text, or by a text that is YAML itself, and a gymnasium id may begin with "package:". Nothing is imported to find
+    out."""
     if text.startswith(tuple(f"{package}." for package in ALLOWED)):
         return False
-    parts = text.split(".")
-    importable = len(parts) > 1 and all(part.isidentifier() for part in parts) and find_spec(parts[0]) is not None
-    return importable or (text != "class_path" and "class_path" in text)
+    module, colon, _ = text.partition(":")
+    parts = module.split(".")
+    named = (colon or len(parts) > 1) and all(part.isidentifier() for part in parts)
+    return bool(named and find_spec(parts[0]) is not None) or (text != "class_path" and "class_path" in text)

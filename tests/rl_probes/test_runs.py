@@ -61,6 +61,10 @@ def test_a_run_is_built_from_its_config(tmp_path):
             "init_args": {"task": "{class_path: evil_package.Task}"},
         },
         "evil_package.World",
+        {
+            "class_path": "rl_probes.envs.gymnasium_world.GymnasiumWorld",
+            "init_args": {"id": "evil_package:World-v0"},
+        },
     ],
 )
 def test_foreign_classes_are_refused_before_any_import(tmp_path, monkeypatch, world):
