@@ -79,6 +79,8 @@ def test_there_and_back(count: int, height: int, width: int, share: float, seed:
 def test_the_order_of_memory_does_not_matter() -> None:
     masks = torch.rand(30, 20, 6) > 0.5
     assert rle.encode(masks.permute(2, 1, 0)) == rle.encode(masks.permute(2, 1, 0).contiguous())
+    shifted = (torch.rand(1 + 3 * 16 * 8) > 0.5)[1:].view(3, 16, 8)  # begins between two words
+    assert rle.encode(shifted) == rle.encode(shifted.clone())
 
 
 @pytest.mark.gpu
