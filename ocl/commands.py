@@ -13,16 +13,26 @@ from jsonargparse import ActionConfigFile, ArgumentParser
 from ocl.files import write_text
 
 Command = Callable[..., Any]
+Group = Mapping[str, Command]
+"""Commands that share their first word."""
 
 
-def run(program: str, description: str | None, commands: Mapping[str, Command], arguments: Sequence[str]) -> Any:
-    """Parse `<command> [--config file.yaml] [options]`, build what class paths name, and call the function.
+def run(
+    program: str, description: str | None, commands: Mapping[str, Command | Group], arguments: Sequence[str]
+) -> Any:
+    """Parse `<command> [--config file.yaml] [options]`, build what class paths name, and call the function; the second
+    word chooses within a group.
 
     A command with a `folder` leaves its resolved config.yaml there.
     """
+    group = commands.get(arguments[0]) if arguments else None
+    if isinstance(group, Mapping):
+        return run(f"{program} {arguments[0]}", None, group, arguments[1:])
     parser = ArgumentParser(prog=program, description=description)
     subcommands = parser.add_subcommands(dest="command")
-    parsers = {name: parser_of(command) for name, command in commands.items()}
+    parsers = {
+        name: _parser_of_group(one) if isinstance(one, Mapping) else parser_of(one) for name, one in commands.items()
+    }
     for name, command_parser in parsers.items():
         subcommands.add_subcommand(name, command_parser, help=command_parser.description)
     parsed = parser.parse_args(list(arguments))
@@ -34,7 +44,9 @@ def run(program: str, description: str | None, commands: Mapping[str, Command], 
     # Before the run, so that a killed one can be read; after it, because a refused one must not replace the config.
     if folder is not None and not (Path(folder) / "config.yaml").exists():
         write_text(Path(folder) / "config.yaml", text)
-    result = commands[name](**options)
+    command = commands[name]
+    assert not isinstance(command, Mapping)
+    result = command(**options)
     if folder is not None:
         write_text(Path(folder) / "config.yaml", text)
     return result
@@ -49,6 +61,11 @@ def exit_with_sentence(main: Callable[[], Any]) -> None:
             raise
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _parser_of_group(group: Group) -> ArgumentParser:
+    """Only for the help: `run` never hands a group's words to it."""
+    return ArgumentParser(description=" | ".join(group))
 
 
 def parser_of(command: Command) -> ArgumentParser:

@@ -10,15 +10,17 @@ from ocl import commands
 from rl_probes.benchmark import benchmark
 from rl_probes.collect import collect
 from rl_probes.quickstart.run import quickstart
-from rl_probes.reward_report import reward
+from rl_probes.reward_benchmark.command import benchmark as reward_benchmark
+from rl_probes.reward_benchmark.command import generate
+from rl_probes.reward_report import evaluate, fit
 from rl_probes.train import evaluate_agents, train_agent
 
-COMMANDS: dict[str, commands.Command] = {
+COMMANDS: dict[str, commands.Command | commands.Group] = {
     "ppo": train_agent,
     "evaluate": evaluate_agents,
     "benchmark": benchmark,
     "collect": collect,
-    "reward": reward,
+    "reward": {"fit": fit, "evaluate": evaluate, "generate": generate, "benchmark": reward_benchmark},
     "quickstart": quickstart,
 }
 

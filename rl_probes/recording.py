@@ -82,7 +82,7 @@ class Recording:
         return first, first + gap
 
     def joined(self, *others: Self) -> Self:
-        """These frames, then those of the others, whose episodes get new names after the highest here.
+        """These frames, then those of the others, whose episodes get new names: below zero, where no recorded ones are.
 
         Raises:
             ValueError: slots of another encoder or another shape.
@@ -94,10 +94,11 @@ class Recording:
                     f"recordings to be joined need slots of one encoder and shape, got {self.fingerprint} "
                     f"{self.vectors.shape[1:]} and {other.fingerprint} {other.vectors.shape[1:]}."
                 )
-            after = 1 + max(int(part.episode.max(initial=-1)) for part in parts)
+            before = min(0, *(int(part.episode.min(initial=0)) for part in parts)) - 1
             names = np.unique(other.episode, return_inverse=True)[1]
-            parts.append(replace(other, episode=(after + names).astype(self.episode.dtype)))
-        return replace(self, **{name: np.concatenate([getattr(part, name) for part in parts]) for name in NAMES})
+            parts.append(replace(other, episode=(before - names).astype(self.episode.dtype)))
+        arrays: dict[str, Any] = {name: np.concatenate([getattr(part, name) for part in parts]) for name in NAMES}
+        return replace(self, **arrays)
 
     def finals(self) -> NDArray[np.intp]:
         """Index of the last frame of every episode that came to its end."""

@@ -28,12 +28,19 @@ from ocl.data.sprite_scenes import SpriteScenes
 from ocl.data.stored import StoredScenes
 from ocl.files import read_json
 from ocl.generate import generate
+from ocl.instantiate import instantiate
 from ocl.masks.coco import CocoFile
+from ocl.representations import ObjectEncoder
 from ocl.store import FeatureStore
 from rl_probes.recording import Recording
+from rl_probes.runs import build
+from rl_probes.reward_benchmark.stored import load
+from rl_probes.rewards.checkpoint import save_head
+from rl_probes.rewards.set_progress import DeepSetProgress
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+PRETRAININGS = sorted((ROOT / "configs" / "representations").rglob("*.yaml"))
 PROGRAMS = {"ocl": ocl.cli.main, "rl-probes": rl_probes.cli.main}
 STEPS, SCENES, BIRDS = 2, 48, 12
 NEEDED = {  # what a config names -> the module that its extra brings
@@ -82,6 +89,19 @@ def untrained(content: Any, prefix: str = "--model.model") -> list[str]:
     return found + [flag for name, value in content.items() for flag in untrained(value, f"{prefix}.{name}")]
 
 
+def with_random_sam(content: Any) -> Any:
+    """The same parts, small random weights in the place of SAM's checkpoint, and thresholds that ragged masks pass."""
+    if not isinstance(content, dict):
+        return content
+    if content.get("class_path") == "ocl.masks.sam.load_sam":
+        sizes = {"image_size": 128, "width": 32, "depth": 2, "heads": 2, "global_layers": [1], "window": 6}
+        return {"class_path": "ocl.masks.sam.random_sam", "init_args": sizes}
+    changed = {name: with_random_sam(value) for name, value in content.items()}
+    if content.get("class_path") == "ocl.masks.sam.AutomaticMaskGenerator":
+        changed["init_args"] |= {"points_per_side": 4, "stability_score_thresh": 0.1}
+    return changed
+
+
 def shorten_fit(content: dict[str, Any]) -> list[str]:
     flags = [f"--trainer.max_steps={STEPS}", f"--trainer.val_check_interval={STEPS}", "--trainer.limit_val_batches=2"]
     flags += ["--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false", "--pictures=1"]
@@ -107,7 +127,8 @@ def shorten_probe(content: dict[str, Any]) -> list[str]:
 
 
 def shorten_discover(content: dict[str, Any]) -> list[str]:
-    return [*fewer("dataset", content["dataset"]), "--batch_size=8"]
+    flags = [*fewer("dataset", content["dataset"]), "--batch_size=8"]
+    return flags + [f"--sources={json.dumps(with_random_sam(content['sources']))}"] * ("sources" in content)
 
 
 def shorten_benchmark(content: dict[str, Any]) -> list[str]:
@@ -118,7 +139,8 @@ def shorten_benchmark(content: dict[str, Any]) -> list[str]:
 
 
 def shorten_masks(content: dict[str, Any]) -> list[str]:
-    return fewer("images", content["images"]) if isinstance(content["images"], dict) else []
+    flags = fewer("images", content["images"]) if isinstance(content["images"], dict) else []
+    return [*flags, f"--source={json.dumps(with_random_sam(content['source']))}"] if "source" in content else flags
 
 
 def shorten_occam(content: dict[str, Any]) -> list[str]:
@@ -135,25 +157,70 @@ def shorten_binding(content: dict[str, Any]) -> list[str]:
 
 
 def shorten_ppo(content: dict[str, Any]) -> list[str]:
+    if head := (content.get("reward") or {}).get("init_args", {}).get("head"):
+        unfitted_head(Path(head), instantiate(content["encoder"]))
     inner = ".world.init_args" * ("world" in content["world"]["init_args"])
     flags = [f"--world.init_args{inner}.num_envs=8", "--ppo.n_steps=16", "--ppo.batch_size=64", "--total_steps=256"]
     slow = content["world"]["class_path"].endswith("FetchWorld")  # 2048 frames of random play would take a minute
     return [*flags, "--standardise=false"] if slow else flags
 
 
+def unfitted_head(folder: Path, encoder: ObjectEncoder) -> None:
+    """A progress head that says whatever, in the place of one fitted on the encoder's slots."""
+    head = DeepSetProgress(encoder.dim)
+    head.encoder_fingerprint = encoder.fingerprint
+    save_head(head, folder)
+
+
+def trained_agent(run: str) -> None:
+    """The run of the config that makes it, shortened."""
+    (path,) = (path for path in CONFIGS if read(path).get("folder") == run)
+    PROGRAMS["rl-probes"](["ppo", "--config", str(path), *shorten_ppo(read(path))])
+
+
+def runs_of_agents(players: list[dict[str, Any]]) -> list[str]:
+    return [player["init_args"]["run"] for player in players if "run" in player.get("init_args", {})]
+
+
 def shorten_evaluate(content: dict[str, Any]) -> list[str]:
-    for run in content["runs"]:  # there have to be agents
-        (path,) = (path for path in CONFIGS if read(path).get("folder") == run)
-        PROGRAMS["rl-probes"](["ppo", "--config", str(path), *shorten_ppo(read(path))])
+    for run in content["runs"]:
+        trained_agent(run)
     return ["--episodes=4"]
 
 
 def shorten_grid(content: dict[str, Any]) -> list[str]:
-    return ["--ppo.n_steps=8", "--ppo.batch_size=64", "--total_steps=256", "--seeds=[0]", "--episodes=8"]
+    """Rows are all built; where some read what other configs make, those and the ceiling alone are played, on one task:
+    every cell is a process of its own, which imports for seconds."""
+    rows = content["representations"]
+    for one in rows:
+        one.get("ppo", {}).update(n_steps=8, batch_size=64)
+        for encoder in one["encoders"]:
+            build({"encoder": encoder, "pooling": one["pooling"]})
+    reading = [one for one in rows if checkpoints_read(one) | weights_read(one)]
+    if reading:
+        content["representations"] = [one for one in rows if one in reading or one["name"] == content["ceiling"]]
+        del content["tasks"][1:]
+    flags = [f"--{name}={json.dumps(content[name])}" for name in ("tasks", "representations")]
+    return [*flags, "--ppo.n_steps=8", "--ppo.batch_size=64", "--total_steps=256", "--seeds=[0]", "--episodes=8"]
 
 
 def shorten_collect(content: dict[str, Any]) -> list[str]:
+    for run in runs_of_agents(content.get("players", [])):
+        trained_agent(run)
     return ["--world.init_args.num_envs=8", "--length=10", f"--frames={SCENES}"]
+
+
+def shorten_reward_generate(content: dict[str, Any]) -> list[str]:
+    return ["--train_starts=42", "--test_starts=2"]
+
+
+def shorten_reward_benchmark(content: dict[str, Any]) -> list[str]:
+    (path,) = (path for path in CONFIGS if read(path).get("folder") == content["episodes"])
+    task = json.dumps(content["tasks"][:1])
+    PROGRAMS["rl-probes"](
+        ["reward", "generate", "--config", str(path), *shorten_reward_generate({}), f"--tasks={task}"]
+    )
+    return [f"--tasks={task}", "--seeds=[0]", "--resamples=10"]
 
 
 def check_fit(content: dict[str, Any]) -> None:
@@ -282,9 +349,25 @@ def check_grid(content: dict[str, Any]) -> None:
 def check_collect(content: dict[str, Any]) -> None:
     recording = Recording.load(content["folder"])
     assert len(recording.vectors) == 80  # whole shards of 8 streams of 10 frames
+    assert set(content.get("fields", [])) - {"objects"} <= set(FeatureStore(content["folder"]).fields)
     assert np.isfinite(recording.vectors).all()
     if "images" in content.get("fields", []):
         assert StoredScenes(content["folder"], fields=["images"])[0]["images"].float().std() > 0
+
+
+def check_reward_generate(content: dict[str, Any]) -> None:
+    for task in content["tasks"]:
+        frames = load(content["folder"], task).frames
+        assert 0 < frames["success"].sum() < len(np.unique(frames["episode"])), "good and bad episodes"
+
+
+def check_reward_benchmark(content: dict[str, Any]) -> None:
+    rows = read_json(Path(content["folder"]) / "results.json")
+    asked = {(encoder, name) for encoder in content["encoders"] for name in content["predictors"]}
+    assert asked <= {(row["encoder"], row["predictor"]) for row in rows}
+    perfect = [row["value"] for row in rows if (row["predictor"], row["measure"]) == ("oracle", "epic")]
+    assert max(perfect) < 1e-6
+    assert "data:image/png" in (Path(content["folder"]) / "report.html").read_text()
 
 
 COMMANDS = {
@@ -301,6 +384,8 @@ COMMANDS = {
     ("rl-probes", "evaluate"): (shorten_evaluate, check_evaluate),
     ("rl-probes", "benchmark"): (shorten_grid, check_grid),
     ("rl-probes", "collect"): (shorten_collect, check_collect),
+    ("rl-probes", "reward", "generate"): (shorten_reward_generate, check_reward_generate),
+    ("rl-probes", "reward", "benchmark"): (shorten_reward_benchmark, check_reward_benchmark),
 }
 
 
@@ -356,11 +441,16 @@ def untrained_clip(folder: Path) -> None:
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, folder / "model.safetensors")
 
 
-def checkpoints_read(content: dict[str, Any]) -> list[Path]:
+def checkpoints_read(content: Any) -> set[Path]:
     """The checkpoint folders that a config reads, all of them below runs/."""
-    encoder = content.get("encoder")
-    folder = encoder.get("init_args", {}).get("folder") if isinstance(encoder, dict) else encoder
-    return [] if folder is None else [Path(folder)]
+    if isinstance(content, list):
+        return set().union(*map(checkpoints_read, content))
+    if not isinstance(content, dict):
+        return set()
+    encoder, folder = content.get("encoder"), (content.get("init_args") or {}).get("folder", "")
+    loads = content.get("class_path") in ("ocl.load", "ocl.checkpoints.load_encoder")
+    named = [path for path in (encoder, folder if loads else "") if isinstance(path, str) and path.startswith("runs/")]
+    return set(map(Path, named)).union(*map(checkpoints_read, content.values()))
 
 
 def images_read(content: Any) -> set[Path]:
@@ -380,6 +470,8 @@ def runs_read(content: dict[str, Any]) -> set[Path]:
 
 def weights_read(content: Any) -> set[Path]:
     """The files of weights below runs/ that a config reads."""
+    if isinstance(content, list):
+        return set().union(*map(weights_read, content))
     if not isinstance(content, dict):
         return set()
     own = {Path(content["weights"])} if str(content.get("weights")).startswith("runs/") else set()
@@ -389,7 +481,8 @@ def weights_read(content: Any) -> set[Path]:
 def stand_in_for(weights: Path) -> None:
     """The weights of a ViT that is hardly trained, or probes of its six blocks that answer whatever."""
     if weights.name == "vit.safetensors":
-        hardly_trained(weights.parent)
+        if not weights.is_file():
+            hardly_trained(weights.parent)
         return
     probe = Quadratic(96, layers=6)
     torch.nn.init.normal_(probe.weight)
@@ -403,14 +496,22 @@ def hardly_trained(run: Path) -> None:
 
 
 def untrained_checkpoint(folder: Path) -> None:
-    """A small slot model in the place of one that takes hours to train."""
+    """A small slot model in the place of one that takes hours to train, for images of the same size; of a pretraining,
+    its own run."""
+    made_by = [read(path) for path in CONFIGS]
+    (config,) = (one for one in made_by if one.get("trainer", {}).get("default_root_dir") == folder.parent.as_posix())
+    if "objective" in config["model"]:
+        if not folder.is_dir():
+            hardly_trained(folder.parent)
+        return
+    image_size = config["model"]["model"]["init_args"]["encoder"]["init_args"]["image_size"]
 
     def node(path: str, **arguments: Any) -> dict[str, Any]:
         return {"class_path": path, "init_args": arguments}
 
     tree = node(
         "ocl.model.ObjectCentricModel",
-        encoder=node("ocl.encoders.cnn.CNNEncoder", image_size=[32, 32], dim=16, channels=8, strides=[2, 2]),
+        encoder=node("ocl.encoders.cnn.CNNEncoder", image_size=image_size, dim=16, channels=8, strides=[2, 2]),
         initial_slots=node("ocl.slots.initial.RandomSlots", num_slots=4, dim=16),
         grouping=node("ocl.slots.attention.SlotAttention", dim=16, hidden_dim=16),
         decoder=node("ocl.decoders.broadcast.BroadcastDecoder", dim=16, grid=[8, 8], channels=8, strides=[2, 2]),
@@ -443,11 +544,12 @@ def test_a_config_runs(path: Path, elsewhere: Path) -> None:
         if text in path.read_text():
             pytest.importorskip(module, reason=f'needs the extra: pip install "ocl-research[{extra}]"')
     words = command_of(path)
-    assert (words[0], words[1]) in COMMANDS, f"say here how to shorten and check `{words[0]} {words[1]}`"
-    shorten, check = COMMANDS[words[0], words[1]]
+    command = tuple(words[: words.index("--config")])
+    assert command in COMMANDS, f"say here how to shorten and check `{' '.join(command)}`"
+    shorten, check = COMMANDS[command]
     content = read(configs_of(words)[0])
     for folder in checkpoints_read(content):
-        untrained_checkpoint(elsewhere / folder)
+        untrained_checkpoint(folder)
     for folder in runs_read(content):
         hardly_trained(folder)
     for file in weights_read(content):
@@ -477,12 +579,14 @@ def test_what_a_config_reads_another_one_makes() -> None:
     made = {
         Path(content["trainer"]["default_root_dir"]) / "model" for content in contents.values() if "model" in content
     }
+    made |= {Path(read(path)["trainer"]["default_root_dir"]) / "pooled" for path in PRETRAININGS}
     made |= {Path(content["folder"]) for content in contents.values() if "folder" in content}
     for path in CONFIGS:  # a second command in the comments may make a second folder
         words = path.read_text().split()
         made |= {Path(words[i + 1]) for i, word in enumerate(words) if word == "--folder"}
     for path, content in contents.items():
         missing = {*checkpoints_read(content), *images_read(content)} - made
+        missing |= set(map(Path, runs_of_agents(content.get("players", [])))) - made
         missing |= {run for run in runs_read(content) if run / "model" not in made}
         missing |= {file for file in weights_read(content) if not made & {file.parent / "model", *file.parents}}
         missing |= set(map(Path, content.get("runs", []))) - made

@@ -17,7 +17,7 @@ from rl_probes.envs.tasks import ObjectGoal
 from rl_probes.fit_rewards import fit_progress
 from rl_probes.players import Scripted
 from rl_probes.recording import Recording
-from rl_probes.reward_report import reward
+from rl_probes.reward_report import fit as reward
 from rl_probes.rewards.checkpoint import load_head
 from rl_probes.rewards.function import as_reward_fn
 from rl_probes.rewards.goal_similarity import Columns, SlotGoalSimilarity
