@@ -33,10 +33,10 @@ from ocl.masks.coco import CocoFile
 from ocl.representations import ObjectEncoder
 from ocl.store import FeatureStore
 from rl_probes.recording import Recording
-from rl_probes.runs import build
 from rl_probes.reward_benchmark.stored import load
 from rl_probes.rewards.checkpoint import save_head
 from rl_probes.rewards.set_progress import DeepSetProgress
+from rl_probes.runs import build
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -140,7 +140,8 @@ def shorten_benchmark(content: dict[str, Any]) -> list[str]:
 
 def shorten_masks(content: dict[str, Any]) -> list[str]:
     flags = fewer("images", content["images"]) if isinstance(content["images"], dict) else []
-    return [*flags, f"--source={json.dumps(with_random_sam(content['source']))}"] if "source" in content else flags
+    source = with_random_sam(content["source"])
+    return flags if isinstance(source, str) else [*flags, f"--source={json.dumps(source)}"]
 
 
 def shorten_occam(content: dict[str, Any]) -> list[str]:
