@@ -31,14 +31,47 @@ def test_data() -> Path:
     return folder
 
 
+class TwoNodes:
+    """A Ray cluster of two nodes with one CPU each, both on this machine."""
+
+    def __init__(self, cluster: Any, second: Any) -> None:
+        self.cluster, self.second = cluster, second
+        self.address: str = cluster.address
+
+    def second_works_in(self, folder: Path) -> bool:
+        """Whether a process of the second node was started with `folder` as its last argument."""
+        (raylet,) = self.second.all_processes["raylet"]
+        return any(words[-2:-1] == [str(folder)] for words in map(_command, _descendants(raylet.process.pid)))
+
+    def lose_second(self) -> None:
+        self.cluster.remove_node(self.second, allow_graceful=False)
+
+
+def _command(process: int) -> list[str]:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_text().split("\0")
+    except OSError:  # it has just ended
+        return []
+
+
+def _descendants(process: int) -> Iterator[int]:
+    for path in Path(f"/proc/{process}/task").glob("*/children"):
+        try:
+            children = path.read_text().split()
+        except OSError:
+            continue
+        for child in map(int, children):
+            yield child
+            yield from _descendants(child)
+
+
 @pytest.fixture(scope="module")
-def two_ray_nodes() -> Iterator[tuple[Any, Any]]:
-    """A Ray cluster of two nodes with one CPU each, both on this machine, and the second node, which may be removed."""
+def two_ray_nodes() -> Iterator[TwoNodes]:
     pytest.importorskip("ray", reason="the extra cluster is not installed")
     from ray.cluster_utils import Cluster
 
     small = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
     patient = {"memory_monitor_refresh_ms": 0}  # else Ray ends workers when anything fills the machine's memory
     cluster = Cluster(initialize_head=True, head_node_args=small | {"_system_config": patient})
-    yield cluster, cluster.add_node(**small)
+    yield TwoNodes(cluster, cluster.add_node(**small))
     cluster.shutdown()

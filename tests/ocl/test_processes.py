@@ -59,10 +59,10 @@ def two_at_once(jobs: Sequence[Chore]) -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def nodes(two_ray_nodes: tuple[Any, Any]) -> Iterator[tuple[Any, Any]]:
+def nodes(two_ray_nodes: Any) -> Iterator[Any]:
     """This process is on the cluster."""
     ray = importlib.import_module("ray")
-    ray.init(address=two_ray_nodes[0].address, log_to_driver=False)
+    ray.init(address=two_ray_nodes.address, log_to_driver=False)
     yield two_ray_nodes
     ray.shutdown()
 
@@ -143,16 +143,16 @@ def test_running_jobs_are_named_and_end_when_the_caller_leaves(pool: Pool, chore
 
 
 @pytest.mark.slow
-def test_jobs_of_a_lost_node_start_again_and_no_others(nodes: tuple[Any, Any], chores: list[Chore]) -> None:
+def test_jobs_of_a_lost_node_start_again_and_no_others(nodes: Any, chores: list[Chore]) -> None:
     held = chores[1:3]
     for chore in held:
         (chore.folder / "wait").touch()
     progress, ended = over_ray(chores), dict[Chore, str | None]()
     while not all(chore.starts for chore in held):  # one on each node
         ended |= next(progress)[1]
+    assert [nodes.second_works_in(chore.folder) for chore in held].count(True) == 1
     processes = [chore.starts[0] for chore in held]
-    cluster, second = nodes
-    cluster.remove_node(second, allow_graceful=False)
+    nodes.lose_second()
     until(lambda: sum(map(alive, processes)) == 1)
     for chore in held:
         (chore.folder / "wait").unlink()
@@ -170,7 +170,7 @@ def test_ray_is_asked_for_by_name(chores: list[Chore], monkeypatch: pytest.Monke
 
 
 @pytest.mark.slow
-def test_a_folder_that_a_node_does_not_have_is_named(nodes: tuple[Any, Any], chores: list[Chore]) -> None:
+def test_a_folder_that_a_node_does_not_have_is_named(nodes: Any, chores: list[Chore]) -> None:
     ended = drain(over_ray([Chore(chores[0].folder / "elsewhere")]))
     (sentence,) = ended.values()
     assert sentence is not None

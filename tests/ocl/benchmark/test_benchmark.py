@@ -217,20 +217,23 @@ def test_bad_input_is_named(whole: Path, tmp_path: Path) -> None:
 
 
 def test_two_ray_nodes_of_which_one_is_lost_give_the_same_figures(
-    whole: Path, tmp_path: Path, two_ray_nodes: tuple[Any, Any]
+    whole: Path, tmp_path: Path, two_ray_nodes: Any
 ) -> None:
     """The run of the lost node goes on on the other, from its last checkpoint."""
-    cluster, second = two_ray_nodes
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "ocl.cli", "benchmark", "--config", str(whole / "benchmark.yaml")]
     options = ["--seeds=[0]", f"--folder={folder}", "--ray=true"]
     runs = {name: folder / "runs" / name / "sprites" / "seed-0" for name in ("full", "implicit")}
-    process = subprocess.Popen([*command, *options], env=os.environ | {"RAY_ADDRESS": cluster.address})
-    while not all((run / "checkpoints" / "last.ckpt").exists() for run in runs.values()):
+    process = subprocess.Popen([*command, *options], env=os.environ | {"RAY_ADDRESS": two_ray_nodes.address})
+
+    def is_at_risk(run: Path) -> bool:
+        begun = (run / "checkpoints" / "last.ckpt").exists() and not trained(run)
+        return begun and bool(two_ray_nodes.second_works_in(run))
+
+    while not any(map(is_at_risk, runs.values())):
         assert process.poll() is None
         time.sleep(0.005)
-    assert not any(trained(run) for run in runs.values())
-    cluster.remove_node(second, allow_graceful=False)
+    two_ray_nodes.lose_second()
     assert process.wait() == 0
     assert read_json(folder / "manifest.json")["errors"] == {}
     for name, run in runs.items():
