@@ -1,4 +1,4 @@
-"""`ocl fit` trains a ViT, goes on bit for bit after a stop, and leaves weights that every reader of ViTs takes."""
+"""`ocl fit` pretrains encoders, goes on bit for bit after a stop, and leaves what agents and readers of ViTs take."""
 
 from __future__ import annotations
 
@@ -18,13 +18,15 @@ from ocl.data.twin_scenes import TwinScenes
 from ocl.encoders.vit import ViTEncoder
 from ocl.encoders.vit_layers import ViTLayers
 from ocl.fit import run
+from ocl.instantiate import instantiate
 from ocl.objectives.masked_autoencoder import MaskedAutoencoder
 from ocl.objectives.self_distillation import SelfDistillation
 from ocl.objectives.views import MultiCrop
 from ocl.objectives.vit import TrainableViT
 from ocl.pretraining import Pretraining
-from ocl.representations import ViTPatches
+from ocl.representations import Tokens, ViTPatches, ViTPooled, WholeImage
 from ocl.schedules import WarmupCosine
+from ocl.shapes import Batch
 
 STEPS = 8
 NAME = "vit_tiny_patch16_224"
@@ -36,6 +38,8 @@ def node(path: str, **arguments: Any) -> dict[str, Any]:
 
 
 VIT = node("ocl.objectives.vit.TrainableViT", name=NAME, image_size=[32, 32], arguments=SMALL)
+CNN = node("ocl.encoders.cnn.CNNEncoder", image_size=[32, 32], dim=8, channels=8, strides=[2, 2, 2])
+DECODER = node("ocl.objectives.autoencoder.ImageDecoder", dim=8, grid=[4, 4], channels=8)
 OBJECTIVES = {
     "mae": node("ocl.objectives.masked_autoencoder.MaskedAutoencoder", vit=VIT, decoder_dim=24, decoder_depth=1),
     "dino": node(
@@ -48,7 +52,14 @@ OBJECTIVES = {
         bottleneck=8,
     ),
     "labels": node("ocl.objectives.class_presence.ClassPresence", vit=VIT, classes=42),
+    "vae": node(
+        "ocl.objectives.variational.VariationalAutoencoder",
+        encoder=node("ocl.encoders.gaussian.GaussianEncoder", tokens=CNN, dim=6),
+        decoder=node("ocl.objectives.variational.VectorDecoder", dim=6, tokens=DECODER),
+    ),
+    "autoencoder": node("ocl.objectives.autoencoder.Autoencoder", encoder=CNN, decoder=DECODER),
 }
+WITH_VIT = ("mae", "dino", "labels")
 
 
 def fit(root: Path, objective: str, steps: int = STEPS, **settings: Any) -> None:
@@ -89,7 +100,7 @@ def test_a_stopped_run_goes_on_bit_for_bit(objective: str, tmp_path: Path) -> No
     fit(tmp_path / "whole", objective)
     fit(tmp_path / "stopped", objective, steps=5)
     fit(tmp_path / "stopped", objective)
-    expected, found = (load_file(tmp_path / run / "vit.safetensors") for run in ("whole", "stopped"))
+    expected, found = (load_file(tmp_path / run / "model" / "model.safetensors") for run in ("whole", "stopped"))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     states = [
         torch.load(tmp_path / run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
@@ -97,8 +108,10 @@ def test_a_stopped_run_goes_on_bit_for_bit(objective: str, tmp_path: Path) -> No
     ]
     assert states[0].keys() == states[1].keys()
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-    kept = {name.removeprefix("objective.vit.vit."): value for name, value in states[0].items()}
-    assert all(torch.equal(kept[name], value) for name, value in expected.items()), "the teacher's, where there is one"
+    prefix = "objective.vit." if objective in WITH_VIT else "objective."
+    for name, value in expected.items():  # the teacher's, where there is one
+        kept = prefix + (name.removeprefix("encoder.") if objective in WITH_VIT else name)
+        assert torch.equal(states[0][kept], value)
 
 
 def test_a_run_leaves_weights_for_every_reader(tmp_path: Path) -> None:
@@ -120,9 +133,30 @@ def test_a_run_leaves_weights_for_every_reader(tmp_path: Path) -> None:
     stored = ocl.load(root / "model")
     assert isinstance(stored, ViTPatches)
     assert torch.equal(stored.encoder(images).tokens, encoder(images).tokens)
+    pooled = ocl.load(root / "pooled")
+    assert isinstance(pooled, ViTPooled)
+    torch.testing.assert_close(pooled(Batch(images)).vectors[:, 0], plain(2 * images - 1))
     deeper = {**arguments, "arguments": {**SMALL, "depth": 3}}
     with pytest.raises(ValueError, match="lacks 4 of the weights"):
         ViTEncoder(NAME, **deeper)
+
+
+@pytest.mark.parametrize(
+    ("objective", "kind", "slots"), [("vae", WholeImage, (1, 6)), ("autoencoder", Tokens, (16, 8))]
+)
+def test_a_run_leaves_an_encoder_for_agents(objective: str, kind: type, slots: tuple[int, int], tmp_path: Path) -> None:
+    fit(tmp_path / "run", objective, steps=2)
+    encoder = ocl.load(tmp_path / "run" / "model")
+    assert isinstance(encoder, kind)
+    assert (encoder.num_slots, encoder.dim) == slots
+    assert encoder.fingerprint == ocl.load(tmp_path / "run" / "model").fingerprint
+    state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    trained = instantiate(OBJECTIVES[objective])
+    trained.load_state_dict({name.removeprefix("objective."): value for name, value in state.items()})
+    images = torch.rand(3, 3, 32, 32)
+    found: Any = trained.encoder(images)  # type: ignore[operator]
+    expected = found.tokens if objective == "autoencoder" else found.unsqueeze(1)
+    torch.testing.assert_close(encoder(Batch(images)).vectors, expected)
 
 
 def test_decay_is_for_matrices_and_the_teacher_is_not_trained() -> None:
