@@ -58,10 +58,14 @@ def start(job: Job) -> subprocess.Popen[bytes]:
 def serve(run: Callable[[Path], None]) -> None:
     """Be the worker of the folder in the first argument: `run` it, alone in it, and end at once with the parent.
 
-    Standard input is a pipe that closes when the parent ends. Two processes that are given the same folder take turns.
+    Standard input is a pipe that closes when the parent ends. Two processes that are given the same folder take turns,
+    unless the first one has started the second as a further process of the same training.
     """
     threading.Thread(target=_end_with_parent, daemon=True).start()
     folder = Path(sys.argv[1])
+    if int(os.environ.get("LOCAL_RANK", "0")) > 0:
+        run(folder)
+        return
     with (folder / "lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         run(folder)

@@ -35,7 +35,9 @@ def run(folder: Path) -> None:
     if not trained(folder):
         fresh = not (folder / "checkpoints" / "last.ckpt").is_file()
         start = time.monotonic()
-        fit.run(job["command"])
+        first = fit.run(job["command"]).trainer.is_global_zero
+        if not first:  # of several training processes, the one that writes goes on
+            return
         minutes = (time.monotonic() - start) / 60 if fresh else None
         if not trained(folder):
             raise ValueError(f"{folder} was interrupted before its last step; run the benchmark again.")

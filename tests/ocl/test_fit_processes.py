@@ -15,6 +15,8 @@ import yaml
 from pytorch_lightning import Callback
 
 from ocl import checkpoints
+from ocl.benchmark import Arm, benchmark
+from ocl.fit import run
 
 pytestmark = pytest.mark.slow  # every run is two processes that import everything
 
@@ -83,7 +85,10 @@ def fit(root: Path, *options: str) -> Path:
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit(tmp_path_factory.mktemp("one") / "run")
+    root = tmp_path_factory.mktemp("one")
+    (root / "fit.yaml").write_text(yaml.safe_dump(CONFIG))
+    run(["fit", "--config", str(root / "fit.yaml"), f"--trainer.default_root_dir={root / 'run'}"])
+    return root / "run"
 
 
 @pytest.fixture(scope="module")
@@ -133,3 +138,12 @@ def test_a_run_that_was_stopped_goes_on_exactly(two: Path, tmp_path: Path) -> No
     expected, found = weights(two), weights(tmp_path / "run")
     assert all(torch.equal(tensor, found[name]) for name, tensor in expected.items())
     assert logged(tmp_path / "run", "train/loss") == logged(two, "train/loss")[8:]
+
+
+def test_a_run_of_a_benchmark_may_be_two_processes(tmp_path: Path) -> None:
+    """Both are given the folder of the run; only the first evaluates."""
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(CONFIG))
+    arm = Arm("two", "tetrominoes", tmp_path / "fit.yaml", (" ".join(DISTRIBUTED), "--trainer.max_steps=2"))
+    rows = benchmark([arm], [0], tmp_path / "run", {}, images=16)
+    assert {row["step"] for row in rows} == {2}
+    assert {path.name for path in tmp_path.glob("run/runs/two/tetrominoes/seed-0/draws-*")} == {"draws-0", "draws-1"}
