@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, TwoWayTransformer
 from torch import Tensor, nn
+from torch._dynamo.backends.registry import lookup_backend
 
+from ocl.masks.sam import encoder as sam_encoder
 from ocl.masks.sam.decoder import PromptDecoder
 from ocl.masks.sam.encoder import SamEncoder
 from ocl.masks.sam.image_side import ImageSide
@@ -100,3 +104,40 @@ def test_bfloat16_encoder_is_close_and_gives_float32() -> None:
     exact, rough = encoder(images), SamEncoder(encoder, bfloat16=True)(images)
     assert rough.dtype == torch.float32
     assert 0 < (rough - exact).abs().mean() < 0.03 * exact.abs().mean()
+
+
+def test_a_compiled_encoder_equals_the_eager_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as for any compiler; making machine code of it takes a minute and is left out."""
+    traced: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, examples: list[torch.Tensor]) -> Any:
+        traced.append(graph)
+        return lookup_backend("aot_eager")(graph, examples)
+
+    monkeypatch.setattr(sam_encoder, "_compiled", lambda: torch.compile(sam_encoder._encode, backend=backend))
+    module = drawn(
+        ImageEncoderViT(
+            96,
+            embed_dim=48,
+            depth=2,
+            num_heads=3,
+            out_chans=16,
+            use_rel_pos=True,
+            window_size=4,
+            global_attn_indexes=(1,),
+        )
+    )
+    images = torch.randn(2, 3, 96, 96)
+    with torch.no_grad():
+        for bfloat16, tolerance in ((False, 2e-5), (True, 5e-2)):
+            eager, compiled = (SamEncoder(module, bfloat16, compiled=on)(images) for on in (False, True))
+            assert compiled.dtype == torch.float32
+            torch.testing.assert_close(compiled, eager, atol=tolerance, rtol=tolerance)
+    assert len(traced) == 2, "the encoder broke into several graphs"
+
+
+def test_a_compiled_generator_can_be_copied_and_sent_to_a_process() -> None:
+    encoder = SamEncoder(drawn(ImageEncoderViT(64, embed_dim=32, depth=1, num_heads=2, out_chans=16)), compiled=True)
+    again = pickle.loads(pickle.dumps(copy.deepcopy(encoder)))
+    assert again.compiled
+    assert not again.bfloat16
