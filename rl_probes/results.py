@@ -20,7 +20,8 @@ from rl_probes.statistics import FEWEST_RUNS, Estimate, with_interval
 class Result:
     """What one trained agent scored. fingerprint: of its encoder, empty where it has none; tokens: (K, D).
 
-    curve: rows of its progress.csv; episodes: on the evaluation seeds.
+    curve: rows of its progress.csv; episodes: on the evaluation seeds; reward: what it was paid by in training, empty
+    where that was the world itself.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Result:
     seed: int
     episodes: Episodes
     curve: Sequence[dict[str, float]] = ()
+    reward: str = ""
 
     @property
     def steps(self) -> int:
@@ -50,6 +52,21 @@ class Result:
 
 def curve_of(folder: str | Path) -> list[dict[str, float]]:
     return read_progress(Path(folder) / "progress.csv")
+
+
+def reference_range(random: Result, references: Sequence[Result], by_return: bool = False) -> tuple[float, float]:
+    """The scores that count as 0 and 1 where agents paid by predictors are measured by those that the world paid: of
+    random play, and the mean of `references`.
+
+    Raises:
+        ValueError: references that are no better than random play.
+    """
+    low, high = random.score(by_return), float(np.mean([result.score(by_return) for result in references]))
+    if not high > low:
+        raise ValueError(
+            f"the reference runs score {high:.3g}, no more than random play, {low:.3g}: no range to count by."
+        )
+    return low, high
 
 
 def rows(results: Sequence[Result], split: str, by_return: bool = False) -> list[dict[str, Any]]:
@@ -88,7 +105,8 @@ def table(
     metric = "return" if by_return else "success"
     low, high = score_range
     found = Table(title=f"{task}: {metric} on {split}", title_justify="left", caption_justify="left")
-    for column in ("encoder", "tokens", "pooling", "frozen"):
+    rewarded = ("reward",) if any(result.reward for result in results) else ()
+    for column in ("encoder", "tokens", "pooling", *rewarded, "frozen"):
         found.add_column(column)
     for column in ("steps", "seeds", "IQM [95%]", "mean ± sd", "normalised", "to 50%", "to 80%", "steps/s", "hours"):
         found.add_column(column, justify="right")
@@ -107,6 +125,7 @@ def table(
             f"{one.name} {one.fingerprint[:8]}".strip(),
             f"{one.tokens[0]} × {one.tokens[1]}" if one.tokens else "-",
             one.pooling or "-",
+            *((one.reward or ("true" if one.curve else "-"),) if rewarded else ()),
             "yes" if one.fingerprint else "-",
             f"{one.steps:,}" if trained else "-",
             str(len(scores)),
@@ -133,7 +152,9 @@ def table(
 def _by_everything_but_seed(results: Sequence[Result]) -> list[list[Result]]:
     groups: dict[Any, list[Result]] = {}
     for result in results:
-        groups.setdefault((result.name, result.fingerprint, result.pooling, result.steps), []).append(result)
+        groups.setdefault((result.name, result.fingerprint, result.pooling, result.reward, result.steps), []).append(
+            result
+        )
     return list(groups.values())
 
 

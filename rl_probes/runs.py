@@ -45,10 +45,14 @@ register_type(
 
 
 class Run:
-    """The parts of a finished run, built again from its config.yaml."""
+    """The parts of a finished run, built again from its config.yaml.
 
-    def __init__(self, described: dict[str, Any], built: Namespace, seed: int) -> None:
-        self.described = described
+    reward: the name of what it was paid by in training, empty where that was the world itself. It is not built again: a
+    trained agent is judged by the world.
+    """
+
+    def __init__(self, described: dict[str, Any], built: Namespace, seed: int, reward: str = "") -> None:
+        self.described, self.reward = described, reward
         self.world: World = built.world
         self.encoder: ObjectEncoder = built.encoder
         self.pooling: PoolingFactory = built.pooling
@@ -73,7 +77,7 @@ def read_run(
         ValueError: a config that is damaged or names a class outside the allowed packages, or a part that cannot be
             built.
     """
-    described, seed = _read(folder, trust)
+    described, seed, reward = _read(folder, trust)
     world = {} if world_arguments is None else world_arguments.content
     encoder = {} if encoder_arguments is None else encoder_arguments.content
     if encoder:
@@ -82,7 +86,7 @@ def read_run(
     for part, changes in (("world", world), ("encoder", encoder)):
         if changes:
             described[part] = described[part] | {"init_args": (described[part].get("init_args") or {}) | changes}
-    return Run(described, build(described), seed)
+    return Run(described, build(described), seed, reward)
 
 
 def encoder_arguments_of(folder: str | Path, *, trust: bool = False) -> set[str]:
@@ -96,8 +100,8 @@ def arguments_of(node: Mapping[str, Any]) -> set[str]:
     return set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
 
 
-def _read(folder: str | Path, trust: bool) -> tuple[dict[str, Any], int]:
-    """The nodes of world, encoder and pooling, all of allowed packages or trusted, and the seed."""
+def _read(folder: str | Path, trust: bool) -> tuple[dict[str, Any], int, str]:
+    """The nodes of world, encoder and pooling, all of allowed packages or trusted, the seed and the reward's name."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a run's folder is what `rl-probes ppo` wrote.")
@@ -112,7 +116,9 @@ def _read(folder: str | Path, trust: bool) -> tuple[dict[str, Any], int]:
             f"{path} names {foreign[0]!r}, outside {', '.join(ALLOWED)}; pass trust only for a file whose author you "
             "trust to run code on this machine."
         )
-    return described, int(content.get("seed", 0))
+    reward = content.get("reward") or {}
+    named = str(reward.get("class_path", "")) if isinstance(reward, dict) else ""
+    return described, int(content.get("seed", 0)), named.rsplit(".", 1)[-1]
 
 
 def build(described: dict[str, Any]) -> Namespace:

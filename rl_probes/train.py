@@ -21,7 +21,7 @@ from rl_probes.envs.world import World
 from rl_probes.evaluate import Episodes, evaluate
 from rl_probes.observation import Standardisation
 from rl_probes.ppo import PPOConfig, train
-from rl_probes.results import Result, curve_of, rows, table
+from rl_probes.results import Result, curve_of, reference_range, rows, table
 from rl_probes.runs import Arguments, encoder_arguments_of, read_run
 
 FIRST_SEED = 1_000_000
@@ -90,6 +90,7 @@ def evaluate_agents(
     most_likely: bool = False,
     by_return: bool = False,
     score_range: tuple[float, float] | None = None,
+    reference: list[Path] | None = None,
     split: str = HELD_OUT,
     world_arguments: Arguments | None = None,
     encoder_arguments: Arguments | None = None,
@@ -106,6 +107,8 @@ def evaluate_agents(
         by_return: Score by return even where the world reports success.
         score_range: Scores that count as 0 and 1 in the column "normalised"; null: the published ones of a world that
             has such and is scored by return, else 0 and 1.
+        reference: Those of the runs whose mean score counts as 1 in the column "normalised", a random agent's as 0:
+            agents paid by the world itself, beside others paid by predicted rewards.
         split: What to call these episodes in the table; results of others than held-out seeds get a file of their own.
         world_arguments: Arguments of the runs' world to replace: another task, appearances, levels, a game's looks.
         encoder_arguments: Arguments of the runs' encoders to replace, in those that take them: num_slots.
@@ -119,6 +122,9 @@ def evaluate_agents(
     unknown = wanted.difference(*(encoder_arguments_of(folder, trust=trust) for folder in runs))
     if unknown:
         raise ValueError(f"encoder_arguments: no encoder of these runs takes {', '.join(sorted(unknown))}.")
+    reference = [] if reference is None else [Path(folder) for folder in reference]
+    if reference and (score_range is not None or not set(reference) <= set(map(Path, runs))):
+        raise ValueError("reference: name some of the runs, and leave score_range to them.")
     seeds = np.arange(first_seed, first_seed + episodes)
     file = "evaluation" if split == HELD_OUT else "evaluation_" + re.sub(r"[^a-z0-9]+", "_", split.lower()).strip("_")
     results: list[Result] = []
@@ -138,7 +144,8 @@ def evaluate_agents(
         played = evaluate(agent, config.world, seeds, most_likely=most_likely)
         name, pooling = type(config.encoder).__name__, _class_name(config.described["pooling"])
         tokens = (config.encoder.num_slots, config.encoder.dim)
-        results.append(Result(name, config.encoder.fingerprint, tokens, pooling, config.seed, played, curve_of(folder)))
+        curve, paid = curve_of(folder), config.reward
+        results.append(Result(name, config.encoder.fingerprint, tokens, pooling, config.seed, played, curve, paid))
         by_return = by_return or bool(np.isnan(played.success).any())
         write_json(
             Path(folder) / f"{file}.json",
@@ -154,7 +161,10 @@ def evaluate_agents(
         )
         provenance, published = config.world.provenance(), config.world.score_range
         config.world.close()
-    if score_range is None:
+    if reference:
+        chosen = [result for folder, result in zip(runs, results[1:], strict=True) if Path(folder) in reference]
+        score_range = reference_range(results[0], chosen, by_return)
+    elif score_range is None:
         score_range = (published if by_return else None) or (0.0, 1.0)
     task = provenance.pop("environment")
     build = ", ".join(f"{name} {value}" for name, value in provenance.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from rl_probes.controls import RandomAgent
 from rl_probes.envs.sprite_world import SpriteWorld
 from rl_probes.envs.tasks import ObjectComparison, ObjectGoal
 from rl_probes.evaluate import Episodes, evaluate, record_episode
-from rl_probes.results import Result, rows, table
+from rl_probes.results import Result, reference_range, rows, table
 
 
 def test_result_does_not_depend_on_the_number_of_environments():
@@ -111,6 +112,23 @@ def test_table_holds_all_that_a_reader_needs():
     ):
         assert piece in text, piece
     assert "decoration" not in text
+
+
+def test_agents_of_predicted_rewards_are_measured_by_those_of_the_true_one():
+    """(R_predicted - R_random) / (R_true - R_random), the mean over seeds of each."""
+    random = result("random", 0, [1.0] + [0.0] * 9, fingerprint="")
+    true = [result("Oracle", seed, [1.0] * (6 + seed) + [0.0] * (4 - seed)) for seed in range(3)]
+    predicted = [replace(result("Oracle", seed, [1.0] * 4 + [0.0] * 6), reward="PredictedReward") for seed in range(3)]
+    found = reference_range(random, true)
+    assert found == pytest.approx((0.1, 0.7))
+    text = shown([random, *true, *predicted], score_range=found)
+    assert "PredictedReward" in text
+    assert f"{(0.4 - 0.1) / (0.7 - 0.1):.3f}" in text
+    lines = [line for line in text.splitlines() if "Oracle" in line]
+    assert len(lines) == 2, "what paid them sets runs apart"
+    assert " true " in lines[0]
+    with pytest.raises(ValueError, match="no more than random play"):
+        reference_range(true[0], [random])
 
 
 def test_table_marks_intervals_of_too_few_seeds():

@@ -44,6 +44,29 @@ def write(folder: Path, **changes: object) -> Path:
     return folder
 
 
+def test_the_table_says_what_runs_were_paid_by(tmp_path, capsys):
+    content = yaml.safe_load(ORACLE.with_stem("object_goal_oracle").read_text())
+    content["world"]["init_args"]["num_envs"] = 8
+    content |= {"total_steps": 256, "ppo": {"n_steps": 16, "batch_size": 64}}
+    (tmp_path / "world.yaml").write_text(yaml.safe_dump(content))
+    bonus = {"class_path": "rl_probes.closing_loop.NoveltyBonus", "init_args": {"coefficient": 0.5, "width": 8}}
+    monitor = {"class_path": "rl_probes.closing_loop.HackingMonitor", "init_args": {"window": 400}}
+    (tmp_path / "bonus.yaml").write_text(yaml.safe_dump(content | {"reward": bonus, "monitor": monitor}))
+    runs = [str(tmp_path / name) for name in ("by_world", "by_bonus")]
+    for run, name in zip(runs, ("world", "bonus"), strict=True):
+        main(["ppo", "--config", str(tmp_path / f"{name}.yaml"), "--folder", run])
+    options = ["evaluate", "--runs", str(runs), "--episodes", "4"]
+    results = main(options)
+    assert [result.reward for result in results] == ["", "", "NoveltyBonus"]
+    text = capsys.readouterr().out
+    assert "reward" in text
+    assert "NoveltyBonus" in text
+    with pytest.raises(ValueError, match="name some of the runs"):
+        main([*options, "--reference", str([str(tmp_path / "another")])])
+    with pytest.raises(ValueError, match="name some of the runs"):
+        main([*options, "--reference", str(runs[:1]), "--score_range", "[0, 1]"])
+
+
 def test_a_run_is_built_from_its_config(tmp_path):
     run = read_run(write(tmp_path, seed=7))
     assert run.seed == 7
