@@ -154,7 +154,9 @@ def shorten_occam(content: dict[str, Any]) -> list[str]:
 
 def shorten_binding(content: dict[str, Any]) -> list[str]:
     sizes = [*fewer("train", content["train"]), *fewer("test", content["test"])]
-    return [*sizes, "--fitting.epochs=1", "--fitting.held_out=0.5", "--pictures=1"]
+    if "identical" in content:
+        sizes += fewer("identical", content["identical"], 4)
+    return [*sizes, "--fitting.epochs=1", "--fitting.held_out=0.5", "--pictures=1", "--attention=2"]
 
 
 def shorten_ppo(content: dict[str, Any]) -> list[str]:
@@ -308,8 +310,14 @@ def check_binding(content: dict[str, Any]) -> None:
     controls = {"all different", "position", "colour", "position + colour"}
     controls |= {"class oracle"} if content["sampling"].get("classes") else set()
     controls |= {"another person"} if "others" in content else set()
+    controls |= {"nearness"} if content.get("attention") else set()
     assert {row["probe"] for row in rows if row["model"] == "-"} == controls
-    assert all(math.isnan(row["value"]) or -1e-9 <= row["value"] <= 1 + 1e-9 for row in rows)
+    least = {"correlation": -1.0}
+    assert all(
+        math.isnan(row["value"]) or least.get(row["measure"], 0) - 1e-9 <= row["value"] <= 1 + 1e-9 for row in rows
+    )
+    assert ("next attention" in {row["probe"] for row in rows}) == bool(content.get("next_attention"))
+    assert ("identical objects" in {row["probe"] for row in rows}) == ("identical" in content)
     assert (folder / "curves.png").is_file()
     assert len(list((folder / "maps").glob("*.png"))) == len(models)
     changes = read_json(folder / "ablation.json")
