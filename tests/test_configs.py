@@ -312,8 +312,8 @@ def check_binding(content: dict[str, Any]) -> None:
     controls |= {"another person"} if "others" in content else set()
     controls |= {"nearness"} if content.get("attention") else set()
     assert {row["probe"] for row in rows if row["model"] == "-"} == controls
-    least = {"correlation": -1.0}
-    assert all(
+    shares = [row["value"] for row in rows if row["measure"] != "correlation" and not math.isnan(row["value"])]
+    assert all(-1e-9 <= value <= 1 + 1e-9 for value in shares)
         math.isnan(row["value"]) or least.get(row["measure"], 0) - 1e-9 <= row["value"] <= 1 + 1e-9 for row in rows
     )
     assert ("next attention" in {row["probe"] for row in rows}) == bool(content.get("next_attention"))

@@ -78,7 +78,7 @@ def binding(
         point: (x, y) in pixels of the test images, in the place of `patch`.
         pictures: Test images in the maps; 0 for none.
         next_attention: Also probe with the queries and keys of the block that reads the tokens next.
-        attention: Test images for the correlation of attention with IsSameObject, layer by layer and head by head; 0: none.
+        attention: Test images for the correlation of attention with IsSameObject, by layer and head; 0 for none.
         identical: Images with three or more copies of an object on the patch grid, for what tells the copies apart.
         ablation: Shuffle and replace what the reference probe reads, in ViTs; None for none.
         batch_size: Images encoded at once.
@@ -93,6 +93,8 @@ def binding(
         models = {model: TimmViT(model, image_size, weights=None if weights is None else str(weights))}
     if not models:
         raise ValueError("give `models` to study, or one `model`, the name of a timm ViT.")
+    if min(pictures, attention) < 0:
+        raise ValueError(f"pictures and attention are numbers of images, got {pictures} and {attention}.")
     start = time.monotonic()
     study = Study(
         train,

@@ -201,6 +201,9 @@ def test_sections_that_cannot_be_had_are_refused_before_anything_is_computed(tmp
         study(tmp_path, models={"vit": vit(layers=[-1])}, next_attention=True)
     with pytest.raises(ValueError, match="normalises its queries head by head"):
         study(tmp_path, models={"vit": vit(arguments={"qk_norm": True})}, next_attention=True)
+    for negative in ("attention", "pictures"):
+        with pytest.raises(ValueError, match="are numbers of images, got"):
+            study(tmp_path, **{negative: -1})
     with pytest.raises(ValueError, match="is the name of a probe of the study"):
         study(tmp_path, next_attention=True, probes={"quadratic": Quadratic, "next attention": Linear})
     assert not (tmp_path / "tokens").exists()
