@@ -118,9 +118,9 @@ def differences_table(rows: Sequence[Row]) -> Table:
     images = rows[0]["images"]
     drawn = Table(
         title=f"Differences between identical objects: {images} images",
-        caption=f"Purity of clusters of token differences in {COMPONENTS} components, with a 95 % bootstrap interval over"
-        " images (by chance); then the share of the variance in them. 1: one vector per object, whatever the patch shows."
-        " Positions do as much: compare with the random twin.",
+        caption=f"Purity of clusters of token differences in {COMPONENTS} components, with a 95 % bootstrap interval"
+        " over images (by chance); then the share of the variance in them. 1: one vector per object, whatever the patch"
+        " shows. Positions do as much: compare with the random twin.",
         caption_justify="left",
         box=box.SIMPLE_HEAD,
     )
