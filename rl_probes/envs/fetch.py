@@ -235,8 +235,7 @@ class FetchWorld(GymnasiumWorld):
         return np.array(self._call("progress"), np.float32)
 
     def provenance(self) -> dict[str, Any]:
-        versions = {name: metadata.version(name) for name in ("mujoco", "gymnasium-robotics")}
-        return super().provenance() | versions | {"drawn with": mujoco_library.drawing()}
+        return super().provenance() | {"mujoco": metadata.version("mujoco"), "drawn with": mujoco_library.drawing()}
 
 
 def scripted_pushes(world: FetchWorld) -> Integers:

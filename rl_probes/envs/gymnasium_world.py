@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from numpy.typing import NDArray
 
 from ocl.shapes import Batch
+from rl_probes.envs import mujoco_library
 from rl_probes.envs.episode import Episode, Moves, make
 from rl_probes.envs.world import Outcome, World
 
@@ -38,12 +40,13 @@ class GymnasiumWorld(World):
         image_size: (H, W) that frames are resized to (bilinear, antialiased); None keeps the environment's own.
         seed: of the generator that new episodes take their seeds from.
         arguments: further ones of `gymnasium.make`, such as {"max_episode_steps": 100}; not `render_mode`.
-        moves: the actions that 0, 1, 2, ... stand for. Continuous actions need such a list, [[-2], [0], [2]] for
-            instance; discrete ones may be restricted by it.
+        moves: the actions that 0, 1, 2, ... stand for. Agents here choose among discrete actions, so continuous ones
+            need such a list, [[-2], [0], [2]] for instance; discrete ones may be restricted by it.
         processes: give every environment a process of its own.
 
     Raises:
         ImportError: a package that the environment needs is missing.
+        RuntimeError: later, where the process of an environment dies.
         ValueError: an unknown id, an environment without pixels, actions that are not discrete without `moves`, or a
             number below 1.
     """
@@ -66,6 +69,7 @@ class GymnasiumWorld(World):
                 f"{type(self).__name__}: num_envs and image_size must be at least 1, got {num_envs} and {image_size}."
             )
         size = None if image_size is None else (image_size[0], image_size[1])
+        mujoco_library.load_triton()
         self.id, self.num_envs, self.fields = id, num_envs, self.episode.fields
         self.arguments = dict(arguments or {})
         each = [partial(make, self.episode, id, self.arguments, moves, size, index) for index in range(num_envs)]
@@ -85,10 +89,11 @@ class GymnasiumWorld(World):
         self.image_size = (height, width)
 
     def provenance(self) -> dict[str, Any]:
-        origin = self._call("origin")[0]
-        versions = {name: getattr(sys.modules.get(name), "__version__", "") for name in ("gymnasium", origin)}
-        moves = {} if self._moves is None else {"moves": self._moves}
-        return {"environment": self.id, **self.arguments, "image_size": list(self.image_size), **moves, **versions}
+        modules = {name: sys.modules.get(name) for name in ("gymnasium", self._call("origin")[0])}
+        versions = {name: module.__version__ for name, module in modules.items() if hasattr(module, "__version__")}
+        chosen = {"arguments": self.arguments or None, "moves": self._moves}
+        chosen = {name: value for name, value in chosen.items() if value is not None}
+        return {"environment": self.id, "image_size": list(self.image_size), **chosen, **versions}
 
     def reset(self, indices: Integers | None = None, seeds: Integers | None = None) -> None:
         """Raises ValueError where there is not one seed per index, TypeError where an index is no integer."""
@@ -133,6 +138,8 @@ class GymnasiumWorld(World):
                 f"{type(self).__name__} cannot observe {sorted(fields - self.fields)}; it has {sorted(self.fields)}."
             )
         chosen = self._chosen(indices)
+        if not len(chosen):
+            return Batch(torch.zeros((0, 3, *self.image_size), dtype=torch.uint8))
         shown = self._call("show", fields, self._mask(chosen))
         arrays = {name: np.stack([shown[index][name] for index in chosen]) for name in shown[chosen[0]]}
         images = arrays.pop("images", np.zeros((len(chosen), 3, 0, 0), np.uint8))
@@ -161,12 +168,12 @@ class GymnasiumWorld(World):
         Raises:
             ValueError: a state of another environment, or of another number of them.
         """
-        saved = state["provenance"]
-        for name, value in self.provenance().items():
-            if name in ("environment", "image_size", "moves", *self.arguments) and saved.get(name) != value:
+        saved, own = state["provenance"], self.provenance()
+        for name in ("environment", "arguments", "moves", "image_size"):
+            if json.dumps(saved.get(name)) != json.dumps(own.get(name)):  # tuples come back as lists
                 raise ValueError(
                     f"{type(self).__name__}.set_state: the state has {name} = {saved.get(name)!r}, this world "
-                    f"{value!r}."
+                    f"{own.get(name)!r}."
                 )
         seeds, lengths = np.asarray(state["seeds"]), np.asarray(state["lengths"])
         if seeds.shape != (self.num_envs,):
@@ -186,7 +193,7 @@ class GymnasiumWorld(World):
             )
 
     def close(self) -> None:
-        self._vector.close()
+        self._vector.close(terminate=True)  # processes, if any: one that died would not answer
 
     def _frames(self) -> NDArray[np.uint8]:
         frames: NDArray[np.uint8] = self.observe(frozenset({"images"})).images.numpy()
@@ -194,7 +201,12 @@ class GymnasiumWorld(World):
 
     def _call(self, name: str, *arguments: Any) -> tuple[Any, ...]:
         assert isinstance(self._vector, AsyncVectorEnv | SyncVectorEnv)
-        return self._vector.call(name, *arguments)
+        try:
+            return self._vector.call(name, *arguments)
+        except (EOFError, ConnectionError) as error:
+            raise RuntimeError(
+                f"{self.id}: the process of an environment died; start the run again to continue from its snapshot."
+            ) from error
 
     def _mask(self, indices: Integers) -> NDArray[np.bool_]:
         mask = np.zeros(self.num_envs, dtype=bool)

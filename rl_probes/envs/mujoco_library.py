@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import os
 import sys
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,7 @@ def load() -> Any:
         raise ImportError('robots need MuJoCo; install it with: pip install "ocl-research[robots]".') from error
 
 
+@cache
 def drawing() -> str:
     """What draws, a part of what decides the pixels: the environment variable MUJOCO_GL, or EGL or OSMesa, whichever
     is there."""
@@ -54,7 +56,7 @@ class Renderer:
         limit = (int(model.vis.global_.offheight), int(model.vis.global_.offwidth))
         if height > limit[0] or width > limit[1]:
             raise ValueError(f"this model is drawn with at most {limit} pixels, not {tuple(image_size)}.")
-        _load_triton()
+        load_triton()
         try:
             self._context = importlib.import_module(f"mujoco.{drawing()}").GLContext(width, height)
         except Exception as error:  # every way of drawing has exceptions of its own
@@ -99,7 +101,7 @@ class Renderer:
         self._context.free()
 
 
-def _load_triton() -> None:
+def load_triton() -> None:
     """Mesa draws without a graphics card by means of LLVM, and lends its symbols to whatever is loaded later: triton,
     which holds another LLVM and which torch imports with the first optimiser, would crash."""
     if "torch" in sys.modules and importlib.util.find_spec("triton") is not None:

@@ -158,6 +158,7 @@ def test_nothing_is_drawn_that_nobody_asks_for():
     world.reset()
     world.step(np.array([0, 1]))
     assert world.observe(frozenset()).images.shape == (2, 3, 0, 0)
+    assert frames(world, np.arange(0)).shape == (0, 3, 18, 36)
     assert "success" not in GymnasiumWorld("test/Line-v0", arguments={"tells": False}).step(np.array([0])).info
 
 
@@ -207,6 +208,15 @@ def test_a_world_continues_exactly_from_its_state(name, processes, tmp_path):
         assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     world.close()
     other.close()
+
+
+@pygame
+def test_a_process_that_dies_is_said_in_one_sentence():
+    world = GymnasiumWorld("CartPole-v1", 2, (8, 8), processes=True)
+    world._vector.processes[1].kill()
+    world._vector.processes[1].join()
+    with pytest.raises(RuntimeError, match="CartPole-v1: the process of an environment died"):
+        world.step(np.zeros(2, np.int64))
 
 
 def test_an_environment_that_a_seed_does_not_fix_says_that_it_cannot_continue_exactly():
@@ -274,5 +284,9 @@ def test_what_does_not_fit_is_refused():
         world.reset(np.array([True, False]))
     with pytest.raises(ValueError, match="this world has 2"):
         world.set_state(GymnasiumWorld("test/Line-v0", 3).state())
+    with pytest.raises(ValueError, match=r"the state has moves = \[1, 0\], this world None"):
+        world.set_state(GymnasiumWorld("test/Line-v0", 2, moves=[1, 0]).state())
+    with pytest.raises(ValueError, match=r"the state has arguments = .*False}, this world None"):
+        world.set_state(GymnasiumWorld("test/Line-v0", 2, arguments={"tells": False}).state())
     with pytest.raises(ValueError, match="the state has environment = 'test/Seen-v0'"):
         world.set_state(GymnasiumWorld("test/Seen-v0", 2).state())
