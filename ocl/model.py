@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from ocl.decoders.base import GroupedDecoder
+from ocl.feature_types import grouping_tokens
 from ocl.shapes import Decoded, Features, Grouped, Hints, Output
 
 
@@ -51,9 +52,8 @@ class ObjectCentricModel(nn.Module):
 
         `initial` (B K D) takes the place of the initial slots: iterations start there.
         """
-        tokens = features
-        if self.projection is not None:
-            tokens = Features(self.projection(features.tokens), features.grid)
+        read = grouping_tokens(features)
+        tokens = Features(read if self.projection is None else self.projection(read), features.grid)
         if initial is None:
             initial = self.initial_slots(tokens, num_slots, noise, hints)
         slots = self.grouping(tokens, initial, iterations, hints)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from ocl.hooks import AfterStep, ReadsModel
 from ocl.metrics.segmentation import SegmentationMetrics
 from ocl.model import ObjectCentricModel
 from ocl.shapes import Batch, Output, frames_as_float
+from ocl.starting_weights import take_weights
 
 VALIDATION_SEED = 2**31 - 1
 
@@ -85,10 +88,24 @@ class RepeatableTraining(LightningModule, ABC):
         weight: Any = float(count)
         self.log_dict(values, on_epoch=True, on_step=False, batch_size=weight, sync_dist=True)
 
-    def _stepwise(self, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-        """The optimiser with its rate scheduled by steps, as Lightning reads it."""
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedule)
+    def _stepwise(
+        self, optimizer: torch.optim.Optimizer, schedules: list[Callable[[int], float]] | None = None
+    ) -> dict[str, Any]:
+        """The optimiser with its rates scheduled by steps, as Lightning reads it; `schedules`: one per group."""
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules or self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast a part of the model is trained.
+
+    learning_rate: of that part.
+    schedule:      optimiser step -> factor on it; None: that of the training.
+    """
+
+    learning_rate: float
+    schedule: Callable[[int], float] | None = None
 
 
 class ObjectCentricTraining(RepeatableTraining):
@@ -104,6 +121,13 @@ class ObjectCentricTraining(RepeatableTraining):
         weights: name -> factor; 1 where absent.
         learning_rate, weight_decay: of AdamW (plain Adam at the default weight decay of 0).
         seed: of the random draws in training.
+        rates: part of the model, such as "encoder" or "encoder.autoencoder" -> its own `Rate`; of two that hold a
+            weight the inner counts, `learning_rate` where none does.
+        start_from: folder of a checkpoint that the trained weights are taken from at the start, positions of another
+            grid interpolated (`ocl.starting_weights`): a second stage, at another resolution.
+
+    Raises:
+        ValueError: no loss; weights or rates of what is not there; see `ocl.starting_weights.take_weights`.
     """
 
     def __init__(
@@ -115,6 +139,8 @@ class ObjectCentricTraining(RepeatableTraining):
         learning_rate: float = 4e-4,
         weight_decay: float = 0.0,
         seed: int = 0,
+        rates: dict[str, Rate] | None = None,
+        start_from: Path | None = None,
     ) -> None:
         super().__init__(schedule, seed)
         if not losses:
@@ -126,6 +152,12 @@ class ObjectCentricTraining(RepeatableTraining):
         self.losses = nn.ModuleDict(losses)
         self.weights = {name: (weights or {}).get(name, 1.0) for name in losses}
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
+        self.rates = rates or {}
+        for part in self.rates:
+            if not any(_inside(name, part) and one.requires_grad for name, one in model.named_parameters()):
+                raise ValueError(f"rates name {part!r}, which is no part of the model that is trained.")
+        if start_from is not None:
+            take_weights(model, start_from)
         self.metrics = SegmentationMetrics()
         for loss in losses.values():
             if isinstance(loss, ReadsModel):
@@ -147,8 +179,21 @@ class ObjectCentricTraining(RepeatableTraining):
         super().on_test_epoch_end()
 
     def configure_optimizers(self) -> Any:
-        parameters = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        return self._stepwise(torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay))
+        groups: dict[str | None, dict[str, Any]] = {
+            part: {"params": [], "lr": self.rates[part].learning_rate if part else self.learning_rate}
+            for part in (None, *self.rates)
+        }
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                groups[self._part(name)]["params"].append(parameter)
+        groups = {part: group for part, group in groups.items() if group["params"]}
+        own = [self.rates[part].schedule if part else None for part in groups]
+        optimizer = torch.optim.AdamW(list(groups.values()), weight_decay=self.weight_decay)
+        return self._stepwise(optimizer, [schedule or self.schedule for schedule in own])
+
+    def _part(self, name: str) -> str | None:
+        """Which of `rates` counts for the parameter of this name."""
+        return max((part for part in self.rates if _inside(name, f"model.{part}")), key=len, default=None)
 
     def _losses(self, output: Output, batch: Batch) -> tuple[Tensor, Mapping[str, Tensor]]:
         terms = {name: loss(output, batch) for name, loss in self.losses.items()}
@@ -168,3 +213,8 @@ class ObjectCentricTraining(RepeatableTraining):
         if self.metrics.update_count:
             self.log_dict({f"{split}/{name}": value for name, value in self.metrics.compute().items()})
             self.metrics.reset()
+
+
+def _inside(name: str, part: str) -> bool:
+    """Whether the parameter of this name is `part` or one of it."""
+    return f"{name}.".startswith(f"{part}.")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ocl.feature_types import grouping_tokens
 from ocl.model import ObjectCentricModel
 from ocl.shapes import Decoded, Features, Grouped, Hints, Output, Slots
 
@@ -63,7 +64,8 @@ class VideoModel(ObjectCentricModel):
             raise ValueError(f"clips must be (B, T, 3, H, W) with at least one frame, got {tuple(images.shape)}.")
         clips = images.shape[:2]
         features: Features = self.encoder(images.flatten(0, 1))  # all frames together
-        first, *later = (Features(tokens, features.grid) for tokens in features.tokens.unflatten(0, clips).unbind(1))
+        frames_read = grouping_tokens(features).unflatten(0, clips).unbind(1)
+        first, *later = (Features(tokens, features.grid) for tokens in frames_read)
         frames = [self.group(first, num_slots, noise, iterations, hints)]
         for frame in later:
             frames.append(self.follow(frame, frames[-1].slots.vectors))

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ocl.decoders.base import GroupedDecoder
-from ocl.decoders.causal import CausalBlock, Memory, Past, attention_to_slots
+from ocl.decoders.causal import Memory, attention_to_slots
+from ocl.decoders.causal_decoder import CausalDecoder
 from ocl.decoders.orders import inverse_orders, patch_orders
 from ocl.shapes import Decoded, Grouped, Slots
 
@@ -32,7 +32,7 @@ class Reading(Decoded):
         return self.masks
 
 
-class AutoregressiveDecoder(GroupedDecoder):
+class AutoregressiveDecoder(CausalDecoder):
     """A causal transformer over the target tokens that reads the slots in every block, teacher-forced.
 
         y_i = LayerNorm(blocks(project([BOS, x_1, ..., x_i-1]), project(slots)))   for the i-th token of the order
@@ -69,28 +69,21 @@ class AutoregressiveDecoder(GroupedDecoder):
         permuted: bool = False,
         ensemble: bool = False,
     ) -> None:
-        super().__init__()
-        if blocks < 1 or heads < 1 or feature_dim % heads:
-            raise ValueError(f"needs a block and heads that divide {feature_dim}, got {blocks} and {heads}.")
+        super().__init__(dim, feature_dim, grid, blocks, heads)
         if ensemble and not permuted:
             raise ValueError("an ensemble averages over orders that were trained: set permuted too.")
-        self.dim, self.feature_dim, self.grid, self.ensemble = dim, feature_dim, (grid[0], grid[1]), ensemble
+        self.ensemble = ensemble
         orders = patch_orders(self.grid)[: None if permuted else 1]
         self.register_buffer("orders", orders, persistent=False)
         self.register_buffer("inverses", inverse_orders(orders), persistent=False)
         self.start = nn.Parameter(torch.randn(len(orders), feature_dim) * 0.02)
         self.project_tokens = self._projection(feature_dim)
         self.project_slots = self._projection(dim)
-        self.blocks = nn.ModuleList(CausalBlock(feature_dim, heads, blocks, first=n == 0) for n in range(blocks))
-        self.norm = nn.LayerNorm(feature_dim)
 
     def forward(self, grouped: Grouped) -> Decoded:
         """slots (B K D) and tokens (B N F) -> prediction (B N F), masks (B K h w)."""
-        slots, tokens = grouped.slots, grouped.features.tokens.detach()
-        expected = (self.grid[0] * self.grid[1], self.feature_dim)
-        if tuple(tokens.shape[1:]) != expected:
-            raise ValueError(f"tokens must be (B, {expected[0]}, {expected[1]}), got {tuple(tokens.shape)}.")
-        memories = self._memories(slots)
+        tokens = self._checked(grouped.features.tokens).detach()
+        memories = self._memories(grouped.slots)
         # Orders are picked by tensors of one entry: a number, or a tensor without axes, would make the host wait.
         device = self.orders.device
         if self.training:
@@ -111,36 +104,9 @@ class AutoregressiveDecoder(GroupedDecoder):
 
         Keys and values of earlier tokens are kept, so that every token passes the blocks once.
         """
-        memories = self._memories(slots)
-        count, batch = self.orders.shape[1], len(slots.vectors)
-        token = self.start[order].expand(batch, 1, -1)
-        shape = (batch, memories[0].key.shape[1], count, memories[0].key.shape[-1])
-        pasts = [Past(memory.key.new_empty(shape), memory.key.new_empty(shape)) for memory in memories]
-        found = []
-        for place in range(count):
-            hidden: Tensor = self.project_tokens(token)
-            for block, memory, past in zip(self.blocks, memories, pasts, strict=True):
-                hidden = block.step(hidden, memory, past, place)  # type: ignore[operator]
-            token = self.norm(hidden)
-            found.append(token)
+        start = self.start[order].expand(len(slots.vectors), 1, -1)
+        found = list(self._unrolled(slots, start, lambda token, place: token))
         return torch.cat(found, dim=1)[:, self.inverses[order]]
-
-    def _read(self, tokens: Tensor, start: Tensor, memories: list[Memory]) -> tuple[Tensor, Tensor]:
-        """Tokens (B N F) in an order, and its start (1 F) -> prediction (B N F), last queries (B heads N d)."""
-        shifted = torch.cat([start.to(tokens.dtype).expand(len(tokens), 1, -1), tokens[:, :-1]], dim=1)
-        hidden = self.project_tokens(shifted)
-        for block, memory in zip(self.blocks, memories, strict=True):
-            hidden, query = block(hidden, memory)
-        return self.norm(hidden), query
-
-    def _memories(self, slots: Slots) -> list[Memory]:
-        vectors = slots.vectors
-        if vectors.ndim != 3 or vectors.shape[-1] != self.dim:
-            raise ValueError(f"slots must be (B, K, {self.dim}), got {tuple(vectors.shape)}.")
-        if "keep" in slots.notes:
-            raise ValueError("the autoregressive decoder cannot weigh slots; selection needs an MLPDecoder.")
-        projected = self.project_slots(vectors)
-        return [block.memory(projected, slots.valid) for block in self.blocks]  # type: ignore[operator]
 
     def _projection(self, width: int) -> nn.Sequential:
         linear = nn.Linear(width, self.feature_dim, bias=False)

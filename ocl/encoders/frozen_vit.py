@@ -82,16 +82,10 @@ class FrozenViT(nn.Module):
             TypeError: images that are not floating; bytes would be read as 255 times too bright.
             ValueError: images of another size.
         """
-        if not images.is_floating_point():
-            raise TypeError(f"images must be floating in [0, 1], got {images.dtype}; ocl.shapes.images_as_float helps.")
-        if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.image_size):
-            raise ValueError(
-                f"images must be (B, 3, {self.image_size[0]}, {self.image_size[1]}), got {tuple(images.shape)}."
-            )
         vit: Any = self.vit
         order = sorted(set(blocks))
         found = vit.forward_intermediates(
-            (images.to(self.mean.dtype) - self.mean) / self.std,  # the model may have been cast to halves
+            self.normalised(images),
             indices=order,
             output_fmt="NLC",
             intermediates_only=True,
@@ -99,3 +93,13 @@ class FrozenViT(nn.Module):
         )
         tokens = dict(zip(order, found, strict=True))
         return [tokens[block] for block in blocks]
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Images (B 3 H W) in [0, 1] as the model was trained on them; raises as `block_outputs` does."""
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floating in [0, 1], got {images.dtype}; ocl.shapes.images_as_float helps.")
+        if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.image_size):
+            raise ValueError(
+                f"images must be (B, 3, {self.image_size[0]}, {self.image_size[1]}), got {tuple(images.shape)}."
+            )
+        return (images.to(self.mean.dtype) - self.mean) / self.std  # the model may have been cast to halves

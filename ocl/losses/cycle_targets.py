@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ocl.feature_types import grouping_tokens
 from ocl.hooks import AfterStep, ReadsModel
 from ocl.shapes import Batch, Features, Output
 
@@ -110,10 +111,9 @@ class MovingAverageEncoder(_Fixed, ReadsModel, AfterStep):
         if not self._online:
             raise ValueError("MovingAverageEncoder follows a model; call attach(model) first, as training does.")
         features = self.average["encoder"](batch.images) if "encoder" in self.average else output.features
+        tokens = grouping_tokens(features)
         if "projection" in self.average:
-            projected: Tensor = self.average["projection"](features.tokens)
-            return projected
-        tokens: Tensor = features.tokens
+            tokens = self.average["projection"](tokens)
         return tokens
 
 
