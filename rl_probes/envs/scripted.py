@@ -14,8 +14,8 @@ from rl_probes.envs.tasks import AGENT_SCALE, CONTACT, Floats, Integers
 
 UP, LEFT, DOWN, RIGHT = range(4)
 STEP = 0.05
-REACH = 19
-"""Steps from one wall to the other, and one more."""
+CELLS = 21
+"""Along each side of the grid of places that steps lead to: the walls lie 17 steps apart, with room on both sides."""
 FAR = np.int16(10_000)
 """Steps to a place that cannot be reached."""
 HOVER = 0.1
@@ -36,13 +36,14 @@ def push_actions(world: SpriteWorld) -> Integers:
     target, others = objects[own, world.target], np.arange(objects.shape[1]) != world.target[:, None]
     reach = (world.scale + AGENT_SCALE) / 2  # (B M) of the agent's contact with each
     low, high = AGENT_SCALE / 2, 1 - AGENT_SCALE / 2
-    steps = np.stack(np.meshgrid(*[np.arange(-REACH, REACH + 1)] * 2, indexing="ij"), -1)  # (n n 2)
-    places = world.agent[:, None, None] + STEP * steps  # (B n n 2)
+    here = np.floor((world.agent - low) / STEP + 0.5).astype(np.int64) + 1  # (B 2) the agent's cell
+    steps = np.stack(np.meshgrid(*[np.arange(CELLS)] * 2, indexing="ij"), -1) - here[:, None, None]
+    places = world.agent[:, None, None] + STEP * steps  # (B n n 2), everywhere that steps lead
     free = ((places > low - STEP) & (places < high + STEP)).all(-1)
     places = np.clip(places, low, high)
     for m in range(objects.shape[1]):
         free &= np.linalg.norm(places - objects[:, None, None, m], axis=-1) > reach[:, None, None, m] - 1e-6
-    free[:, REACH, REACH] = True  # where the agent is
+    free[own, here[:, 0], here[:, 1]] = True
     cost = np.full(free.shape, FAR, np.int16)
     push = np.full(world.num_envs, -1)
     touch = reach[own, world.target]
@@ -56,13 +57,14 @@ def push_actions(world: SpriteWorld) -> Integers:
         behind = free & wanted[:, None, None] & (offset[..., axis] > 0)
         behind &= np.linalg.norm(offset, axis=-1) < touch[:, None, None] - 1e-6
         cost[behind] = 0
-        push = np.where(behind[:, REACH, REACH], action, push)
-    for _ in range(4 * REACH):
+        push = np.where(behind[own, here[:, 0], here[:, 1]], action, push)
+    for _ in range(4 * CELLS):
         spread = np.where(free, np.minimum(cost, _nearest_neighbour(cost) + 1), FAR).astype(np.int16)
         if np.array_equal(spread, cost):
             break
         cost = spread
-    around = np.stack([cost[:, REACH + dx, REACH + dy] for dx, dy in ((0, 1), (-1, 0), (0, -1), (1, 0))], 1)
+    sides = ((0, 1), (-1, 0), (0, -1), (1, 0))
+    around = np.stack([cost[own, here[:, 0] + dx, here[:, 1] + dy] for dx, dy in sides], 1)
     walk = np.where((around < FAR).any(1), around.argmin(1), (world.steps + own) % 4)
     return np.asarray(np.where(push >= 0, push, walk))
 
