@@ -89,7 +89,7 @@ class GymnasiumWorld(World):
         self.image_size = (height, width)
 
     def provenance(self) -> dict[str, Any]:
-        modules = {name: sys.modules.get(name) for name in ("gymnasium", self._call("origin")[0])}
+        modules: dict[str, Any] = {name: sys.modules.get(name) for name in ("gymnasium", self._call("origin")[0])}
         versions = {name: module.__version__ for name, module in modules.items() if hasattr(module, "__version__")}
         chosen = {"arguments": self.arguments or None, "moves": self._moves}
         chosen = {name: value for name, value in chosen.items() if value is not None}
