@@ -1,0 +1,139 @@
+"""What predicted rewards cost: PPO with 64 environments with and without them, and EPIC on 512 x 512 pairs.
+
+python benchmarks/rewards.py [--rollouts 5]
+
+Seconds of the processor, in one process and with one thread, so that other programs do not count. Every variant trains
+one rollout in turn; medians are shown. Push on the object list, the default settings of PPO.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ocl.representations import OracleObjects
+from rl_probes.closing_loop import GivenReward, JudgedByProgress, NoveltyBonus, RewardScheme
+from rl_probes.distances import epic_sampled
+from rl_probes.envs.sprite_world import SpriteWorld
+from rl_probes.envs.vector import FrozenFeatureVecEnv
+from rl_probes.observation import Observer, Standardisation
+from rl_probes.pooling import DeepSetPooling
+from rl_probes.ppo import PPOConfig, build
+from rl_probes.rewards.hop_reward import HopReward
+from rl_probes.rewards.set_progress import DeepSetProgress
+from rl_probes.rewards.shaping import PotentialShaping
+from rl_probes.rewards.slot_head import SlotHead
+from rl_probes.rewards.transition import SlotTransition
+
+Head = TypeVar("Head", bound=SlotHead)
+ENVIRONMENTS = 64
+GAMMA = PPOConfig().gamma
+
+
+def encoder() -> OracleObjects:
+    return OracleObjects(5, {"position": 2, "scale": 1}, {"shape": 4, "color": 4, "is_agent": 2})
+
+
+def of_encoder(head: Head) -> Head:
+    head.encoder_fingerprint = encoder().fingerprint
+    return head.eval()
+
+
+def progress() -> DeepSetProgress:
+    return of_encoder(DeepSetProgress(encoder().dim))
+
+
+def pair() -> HopReward:
+    return of_encoder(HopReward(encoder().dim))
+
+
+def rollout(reward: RewardScheme | None) -> Callable[[], float]:
+    """A function that collects and trains one rollout and returns milliseconds per step of all environments."""
+    env = FrozenFeatureVecEnv(
+        SpriteWorld("push", ENVIRONMENTS),
+        Observer(encoder(), Standardisation.identity(encoder().dim)),
+        step_reward=None if reward is None else reward.build(encoder(), GAMMA),
+    )
+    config = PPOConfig()
+    model = build(env, DeepSetPooling, config, seed=0)
+    _, callback = model._setup_learn(10**9)
+
+    def run() -> float:
+        start = time.process_time()
+        model.collect_rollouts(env, callback, model.rollout_buffer, config.n_steps)
+        model.train()
+        return 1000 * (time.process_time() - start) / config.n_steps
+
+    return run
+
+
+@torch.inference_mode()
+def seconds_of_epic(kind: str, pairs: int = 512) -> float:
+    """EPIC between a predicted and another reward on `pairs` transitions, every state with every pair of the pool.
+
+    States are indices, so that a potential is computed once per state however many pairs it is in; a head that reads
+    two states at once has to see every pair.
+    """
+    generator = np.random.default_rng(0)
+    slots = torch.from_numpy(generator.normal(size=(2 * pairs, 5, encoder().dim)).astype(np.float32))
+    place = slots[:, 0, :2].numpy()
+    start = time.process_time()
+    if kind == "potential":
+        values = progress()(SlotTransition(slots)).reward.numpy()
+    else:
+        head = pair()
+
+    def predicted(s: np.ndarray, a: np.ndarray, then: np.ndarray) -> np.ndarray:
+        if kind == "potential":
+            return GAMMA * values[then] - values[s] + (a == 0)
+        return head(SlotTransition(slots[s], next_slots=slots[then])).reward.numpy()
+
+    def movement(s: np.ndarray, a: np.ndarray, then: np.ndarray) -> np.ndarray:
+        return np.abs(place[then] - place[s]).sum(1)
+
+    states, following, actions = np.arange(pairs), np.arange(pairs, 2 * pairs), generator.integers(4, size=pairs)
+    epic_sampled(predicted, movement, states, actions, following, GAMMA, pairs=pairs)
+    return time.process_time() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rollouts", type=int, default=5, help="of each variant, after one that is not counted")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    variants = {
+        "the world's own": rollout(None),
+        "shaped by progress": rollout(GivenReward(PotentialShaping(progress(), GAMMA))),
+        "judged by progress": rollout(GivenReward(JudgedByProgress(progress(), GAMMA))),
+        "pair of states": rollout(GivenReward(pair())),
+        "random distillation (learns)": rollout(NoveltyBonus()),
+    }
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for number in range(arguments.rollouts + 1):
+        for name, run in variants.items():
+            taken = run()
+            if number:
+                times[name].append(taken)
+    table = Table(title=f"PPO, {ENVIRONMENTS} environments: milliseconds per step")
+    for column in ("reward", "step", "over the world's own"):
+        table.add_column(column, justify="left" if column == "reward" else "right")
+    own = times["the world's own"]
+    for name, values in times.items():
+        ratio = statistics.median(value / base for value, base in zip(values, own, strict=True))
+        table.add_row(name, f"{statistics.median(values):.1f}", f"{100 * (ratio - 1):+.1f} %")
+    Console().print(table)
+    for kind in ("potential", "pair of states"):
+        print(f"EPIC on 512 x 512 pairs, {kind}: {seconds_of_epic(kind):.2f} s")
+
+
+if __name__ == "__main__":
+    main()
