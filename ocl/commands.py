@@ -37,7 +37,10 @@ def run(
         subcommands.add_subcommand(name, command_parser, help=command_parser.description)
     parsed = parser.parse_args(list(arguments))
     name = parsed.command
-    options = parser.instantiate_classes(parsed)[name].as_dict()
+    try:
+        options = parser.instantiate_classes(parsed)[name].as_dict()
+    except ValueError as error:
+        raise _reason(error) from None
     options.pop("config", None)
     folder = options.get("folder")
     text = parsers[name].dump(parsed[name], skip_none=False)
@@ -50,6 +53,14 @@ def run(
     if folder is not None:
         write_text(Path(folder) / "config.yaml", text)
     return result
+
+
+def _reason(error: BaseException) -> BaseException:
+    """What a class said when it was built, without the list of all other types that the option could have had."""
+    reason = error
+    while reason.__cause__ is not None and "any of the Union subtypes" in str(reason):
+        reason = reason.__cause__
+    return error if str(reason).startswith("Expected a") else reason  # where None comes first, it only says "not None"
 
 
 def exit_with_sentence(main: Callable[[], Any]) -> None:

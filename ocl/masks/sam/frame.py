@@ -19,6 +19,9 @@ class Frame:
     Args:
         size: (H, W) of the image.
         model: segment-anything's `Sam`.
+
+    Raises:
+        ValueError: an image so thin that it vanishes at SAM's size.
     """
 
     def __init__(self, size: tuple[int, int], model: Any) -> None:
@@ -26,6 +29,10 @@ class Frame:
         self.side: int = model.image_encoder.img_size
         scale = self.side / max(size)
         self.resized = (int(size[0] * scale + 0.5), int(size[1] * scale + 0.5))
+        if min(self.resized) < 1:
+            raise ValueError(
+                f"an image of {size[0]} x {size[1]} pixels is too thin for SAM: at {self.side} pixels no row is left."
+            )
 
     def prepare(self, image: NDArray[np.uint8]) -> Tensor:
         """(H W 3) RGB -> (1 3 S S), resized as the package does (Pillow, bilinear with antialiasing) and normalised."""

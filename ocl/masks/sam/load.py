@@ -54,10 +54,9 @@ def load_sam(checkpoint: str | Path, size: Size) -> nn.Module:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{path} is no checkpoint or is cut off ({reason}); get {SOURCE}{CHECKPOINTS[size]}."
-        ) from error
+            f"{path} is no checkpoint of weights or is cut off; get {SOURCE}{CHECKPOINTS[size]}."
+        ) from error  # which says what PyTorch found, in many lines
     found = state.get("image_encoder.pos_embed") if isinstance(state, dict) else None
     if not isinstance(found, torch.Tensor):
         raise ValueError(f"{path} holds no weights of SAM; get {SOURCE}{CHECKPOINTS[size]}.")

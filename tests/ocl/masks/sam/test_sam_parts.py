@@ -14,6 +14,8 @@ from segment_anything.modeling import Sam
 from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 from segment_anything.utils.transforms import ResizeLongestSide
 
+import ocl.cli
+from ocl.commands import exit_with_sentence
 from ocl.masks.sam import load_sam, random_sam
 from ocl.masks.sam.candidates import mask_boxes, pack, stability_score, unpack
 from ocl.masks.sam.frame import Frame
@@ -109,7 +111,7 @@ def test_checkpoints_are_loaded_or_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="size must be one of"):
         load_sam(tmp_path / "none.pth", "vit_s")  # type: ignore[arg-type]
     (tmp_path / "page.pth").write_text("<html>not found</html>")
-    with pytest.raises(ValueError, match="no checkpoint or is cut off"):
+    with pytest.raises(ValueError, match="no checkpoint of weights or is cut off"):
         load_sam(tmp_path / "page.pth", "vit_b")
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(ValueError, match="no weights of SAM"):
@@ -129,3 +131,25 @@ def test_checkpoints_are_loaded_or_refused(tmp_path: Path) -> None:
     (tmp_path / "base.pth").write_bytes(cut)
     with pytest.raises(ValueError, match="cut off"):
         load_sam(tmp_path / "base.pth", "vit_b")
+
+
+def test_a_missing_checkpoint_is_one_sentence_on_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = Path(__file__).parents[4] / "configs" / "masks" / "sam_vit_b.yaml"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        exit_with_sentence(lambda: ocl.cli.main(["masks", f"--config={config}"]))
+    name = "sam_vit_b_01ec64.pth"
+    assert capsys.readouterr().err == (
+        f"error: There is no SAM checkpoint weights/sam/{name}; "
+        f"download https://dl.fbaipublicfiles.com/segment_anything/{name} and put it there.\n"
+    )
+    assert not (tmp_path / "runs").exists()
+
+
+def test_images_too_thin_for_sam_are_refused() -> None:
+    shape: Any = SimpleNamespace(image_encoder=SimpleNamespace(img_size=1024))
+    assert Frame((1, 2048), shape).resized == (1, 1024)
+    with pytest.raises(ValueError, match="too thin"):
+        Frame((1, 3000), shape)
