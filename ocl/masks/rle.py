@@ -163,9 +163,9 @@ def _runs_on_cpu(masks: Tensor) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     wide = -(-(width + 1) // 8) * 8  # whole words, and an empty column after every mask
     bits = np.zeros((count, wide, deep), dtype=np.uint8)
     bits[:, :width] = packed.transpose(0, 2, 1)
-    words = bits.reshape(-1).view("<u8")
-    changed = words << 1  # from the pixel before
-    changed[1:] |= words[:-1] >> 63
+    words: NDArray[np.uint64] = bits.reshape(-1).view(np.uint64)
+    changed = words << np.uint64(1)  # from the pixel before
+    changed[1:] |= words[:-1] >> np.uint64(63)
     changed ^= words
     changed.view(np.uint8).reshape(bits.shape)[:, width, 0] = 1  # the last run ends with the mask
     places = _ones(changed)
