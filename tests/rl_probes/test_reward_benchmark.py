@@ -20,6 +20,8 @@ from rl_probes.reward_benchmark.stored import generate, load
 from rl_probes.reward_scores import scores_of
 
 TASKS = ("object goal", "push N1C4S1S1")
+DIGEST = "a44a468db115572008352e1cf98ef49860680816696e3a19cceb1cec6fe10d85"
+"""Of the object goal episodes of version 1 in this size."""
 POSITIVE = ("expert", "careless expert")
 
 
@@ -88,6 +90,7 @@ def test_generation_is_a_function_of_its_settings(episodes, tmp_path):
     first = load(episodes, TASKS[0])
     for name, values in first.frames.items():
         np.testing.assert_array_equal(values, again.frames[name])
+    assert again.digest == DIGEST, "other episodes under the same version: raise stored.VERSION"
     assert generate(other, TASKS[:1], train_starts=42, test_starts=6) == other
     with pytest.raises(ValueError, match="already holds a benchmark of other settings"):
         generate(other, TASKS[:1], train_starts=42, test_starts=7)
