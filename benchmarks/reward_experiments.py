@@ -153,9 +153,9 @@ def without_noise(seed: int, epochs: int) -> dict[str, float]:
 
 
 def similarity(seed: int) -> dict[str, float]:
-    """Zero-shot: the goal is the scene as it would be with the box at its goal; the box alone counts, or all do."""
+    """Zero-shot: the goal is the episode's first scene with the box at its goal; the box alone counts, or all do."""
     _, _, toy = record(seed, 0.05).split(seed)
-    wanted = toy.places.copy()
+    wanted = toy.places[np.arange(len(toy.places)) - toy.recording.step]  # a copy
     wanted[:, BOX] = wanted[:, GOAL]
     vectors = encoded(wanted, 0.05, np.random.default_rng([seed, 3])).astype(np.float16)
     found = {}
