@@ -56,6 +56,7 @@ def extract(
     encoder: ObjectEncoder | Path,
     dataset: Dataset,  # type: ignore[type-arg]
     folder: Path,
+    labels: list[str] | None = None,
     masks: bool = False,
     dtype: str = "float16",
     shard_size: int = 10_000,
@@ -71,8 +72,9 @@ def extract(
         encoder: The folder of a checkpoint, or the class path of an encoder.
         dataset: What to encode.
         folder: Where to write.
-        masks: Store the masks too.
-        dtype: float16 or float32.
+        labels: Attributes to store; segmentation stores the true masks. All attributes where not given.
+        masks: Store the encoder's masks too.
+        dtype: bfloat16, float16 or float32.
         shard_size: Records per file.
         batch_size: Images encoded at once.
         num_workers: Processes that read the data set.
@@ -84,6 +86,7 @@ def extract(
         _encoder(encoder),
         dataset,
         folder,
+        labels=labels,
         masks=masks,
         dtype=dtype,
         shard_size=shard_size,
@@ -212,22 +215,24 @@ def _encoder(encoder: ObjectEncoder | Path) -> ObjectEncoder:
     return encoder if isinstance(encoder, ObjectEncoder) else load_encoder(encoder)
 
 
+COMMANDS: dict[str, commands.Command | commands.Group] = {
+    "generate": generate,
+    "extract": extract,
+    "probe": probe,
+    "discover": discover,
+    "masks": masks,
+    "benchmark": benchmark,
+    "occam": occam,
+    "binding": binding,
+}
+
+
 def main(arguments: Sequence[str] | None = None) -> Any:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments and arguments[0] in LIGHTNING:
         return run_lightning(arguments)
-    functions: dict[str, commands.Command] = {
-        "generate": generate,
-        "extract": extract,
-        "probe": probe,
-        "discover": discover,
-        "masks": masks,
-        "benchmark": benchmark,
-        "occam": occam,
-        "binding": binding,
-    }
     description = f"{__doc__}\n\n{', '.join(LIGHTNING)} train and evaluate; see `ocl fit --help`."
-    return commands.run("ocl", description, functions, arguments)
+    return commands.run("ocl", description, COMMANDS, arguments)
 
 
 def script() -> None:

@@ -23,6 +23,7 @@ from rl_probes.agent import Agent
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 PROGRAMS = {"ocl": ocl.cli.main, "rl-probes": rl_probes.cli.main}
+COMMANDS: dict[str, Any] = {"ocl": ocl.cli.COMMANDS, "rl-probes": rl_probes.cli.COMMANDS}
 
 SHORT = {
     ("ocl", "fit"): "--trainer.max_steps=2 --trainer.limit_val_batches=2 --trainer.accelerator=cpu --data.batch_size=2 "
@@ -31,6 +32,7 @@ SHORT = {
     ("ocl", "probe"): "--train.init_args.size=48 --test.init_args.size=48",
     ("rl-probes", "ppo"): "--world.init_args.num_envs=8 --ppo.n_steps=16 --ppo.batch_size=64 --total_steps=256",
     ("rl-probes", "evaluate"): "--episodes=4",
+    ("rl-probes", "benchmark"): "--seeds=[0] --total_steps=256 --episodes=8 --ppo.n_steps=8 --ppo.batch_size=64",
 }
 """Flags that make a command short enough for a test."""
 
@@ -102,7 +104,7 @@ def test_the_extras_exist() -> None:
     named = {extra for line in commands("pip") for group in re.findall(r"\[(.*)\]", line) for extra in group.split(",")}
     assert named <= extras
     table = README.split("| extra | adds |")[1].split("\n\n")[0]
-    assert set(re.findall(r"`(\w+)`", table)) >= extras
+    assert set(re.findall(r"`([\w-]+)`", table)) >= extras
     assert all(shlex.split(line)[2:3] == ["-e"] for line in commands("pip"))
 
 
@@ -114,7 +116,9 @@ def test_every_command_is_in_the_table(capsys: pytest.CaptureFixture[str]) -> No
         known = re.search(r"\{([\w,]+)\}", capsys.readouterr().out)
         assert known is not None
         for command in known[1].split(","):
-            assert f"`{program} {command}`" in table
+            group = COMMANDS[program].get(command)
+            for name in [f"{command} {one}" for one in group] if isinstance(group, dict) else [command]:
+                assert f"`{program} {name}`" in table
     assert all(name in table for name in ocl.cli.LIGHTNING)
 
 
