@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ocl.representations import OracleObjects
-from rl_probes.closing_loop import GivenReward, JudgedByProgress, NoveltyBonus, RewardScheme
+from rl_probes.closing_loop import GivenReward, JudgedByProgress, NoveltyBonus, OncePerState, RewardScheme
 from rl_probes.distances import epic_sampled
 from rl_probes.envs.sprite_world import SpriteWorld
 from rl_probes.envs.vector import FrozenFeatureVecEnv
@@ -94,7 +94,7 @@ def seconds_of_epic(kind: str, pairs: int = 512) -> float:
     def predicted(s: np.ndarray, a: np.ndarray, then: np.ndarray) -> np.ndarray:
         if kind == "potential":
             return GAMMA * values[then] - values[s] + (a == 0)
-        return head(SlotTransition(slots[s], next_slots=slots[then])).reward.numpy()
+        return head(SlotTransition(slots[s.copy()], next_slots=slots[then.copy()])).reward.numpy()
 
     def movement(s: np.ndarray, a: np.ndarray, then: np.ndarray) -> np.ndarray:
         return np.abs(place[then] - place[s]).sum(1)
@@ -112,8 +112,8 @@ def main() -> None:
     torch.manual_seed(0)
     variants = {
         "the world's own": rollout(None),
-        "shaped by progress": rollout(GivenReward(PotentialShaping(progress(), GAMMA))),
-        "judged by progress": rollout(GivenReward(JudgedByProgress(progress(), GAMMA))),
+        "shaped by progress": rollout(GivenReward(PotentialShaping(OncePerState(progress()), GAMMA))),
+        "judged by progress": rollout(GivenReward(JudgedByProgress(OncePerState(progress()), GAMMA))),
         "pair of states": rollout(GivenReward(pair())),
         "random distillation (learns)": rollout(NoveltyBonus()),
     }

@@ -1,7 +1,7 @@
 """Agents trained on predicted rewards, and what tells when they fool them."""
 
 from rl_probes.closing_loop.hacking import Changes, HackingMonitor, HackingWarning
-from rl_probes.closing_loop.predictors import AnyMovement, JudgedByProgress, WithBonus
+from rl_probes.closing_loop.predictors import AnyMovement, JudgedByProgress, OncePerState, WithBonus
 from rl_probes.closing_loop.schemes import GivenReward, NoveltyBonus, PredictedReward, RewardScheme, ShapedReward
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "HackingWarning",
     "JudgedByProgress",
     "NoveltyBonus",
+    "OncePerState",
     "PredictedReward",
     "RewardScheme",
     "ShapedReward",

@@ -51,6 +51,42 @@ class JudgedByProgress(ComposedPredictor):
         return RewardOutput(reward=reward, progress=then, extras=extras)
 
 
+class OncePerState(ComposedPredictor):
+    """A frozen potential that is not computed again for the states it was last asked about.
+
+    Shaping needs Phi(s) and Phi(s'), and all but the first s of an episode were the s' of the step before: the states
+    that differ from those of the last call are computed, the others looked up. What was looked up is part of what the
+    predictor remembers, so that a continued run computes the same batches.
+
+    Raises:
+        ValueError: a potential that reads more than one state, or remembers episodes.
+    """
+
+    def __init__(self, potential: RewardPredictor) -> None:
+        super().__init__(potential)
+        if potential.state_dependence != "state" or potential.requires or potential.stateful:
+            raise ValueError(f"{type(potential).__name__} depends on more than the slots of one state.")
+        self.kind, self.state_dependence, self.bounds = potential.kind, "state", potential.bounds
+        self._last: tuple[Tensor, Tensor, Tensor] | None = None  # slots (B K D), valid (B K), value (B)
+
+    @torch.no_grad()
+    def predict(self, transition: SlotTransition) -> RewardOutput:
+        assert transition.valid is not None
+        (potential,) = self.components()
+        slots, valid = transition.slots, transition.valid
+        rows, value = None, None
+        if self._last is not None and self._last[0].shape == slots.shape:
+            before, present, value = self._last
+            rows = ((slots != before).flatten(1).any(1) | (valid != present).any(1)).nonzero().squeeze(1)
+        if rows is None or value is None or len(rows) == len(slots):
+            value = potential(SlotTransition(slots, valid)).reward
+        elif len(rows):
+            value = value.index_copy(0, rows, potential(SlotTransition(slots[rows], valid[rows])).reward)
+        self._last = (slots, valid, value)
+        is_progress = self.bounds[0] >= 0.0 and self.bounds[1] <= 1.0
+        return RewardOutput(reward=value, progress=value if is_progress else None)
+
+
 class WithBonus(ComposedPredictor):
     """The environment's reward + coefficient * the bonus of s'.
 

@@ -11,7 +11,7 @@ import torch
 from ocl.describe import class_path, fingerprint
 from ocl.representations import ObjectEncoder
 from ocl.shapes import Slots
-from rl_probes.closing_loop.predictors import JudgedByProgress, WithBonus
+from rl_probes.closing_loop.predictors import JudgedByProgress, OncePerState, WithBonus
 from rl_probes.rewards.checkpoint import load_head
 from rl_probes.rewards.combine import RunningScale
 from rl_probes.rewards.function import RewardFunction, as_reward_fn
@@ -68,7 +68,7 @@ class PredictedReward(_FromHead):
         self.gold_at = gold_at
 
     def predictor(self, encoder: ObjectEncoder, gamma: float) -> RewardPredictor:
-        return JudgedByProgress(self._head, gamma, self.gold_at)
+        return JudgedByProgress(OncePerState(self._head), gamma, self.gold_at)
 
 
 class ShapedReward(_FromHead):
@@ -83,7 +83,7 @@ class ShapedReward(_FromHead):
     """
 
     def predictor(self, encoder: ObjectEncoder, gamma: float) -> RewardPredictor:
-        return PotentialShaping(self._head, gamma)
+        return PotentialShaping(OncePerState(self._head), gamma)
 
 
 class NoveltyBonus(RewardScheme):

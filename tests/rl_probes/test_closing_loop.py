@@ -19,6 +19,7 @@ from rl_probes.closing_loop import (
     HackingWarning,
     JudgedByProgress,
     NoveltyBonus,
+    OncePerState,
     PredictedReward,
     ShapedReward,
     WithBonus,
@@ -261,13 +262,14 @@ def test_what_is_remembered_fits_its_own_predictor_only():
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-@pytest.mark.parametrize("name", ["judged", "bonus", "movement"])
+@pytest.mark.parametrize("name", ["judged", "bonus", "movement", "once"])
 def test_contract(check, name):
     torch.manual_seed(0)
     made = {
         "judged": lambda: JudgedByProgress(DeepSetProgress(8, 16).eval(), 0.9),
         "bonus": lambda: WithBonus(RandomDistillation(8, SetNetwork(8, 8, 4), SetNetwork(8, 8, 4)), 0.5),
         "movement": lambda: AnyMovement([0, 1], [2]),
+        "once": lambda: OncePerState(DeepSetProgress(8, 16).eval()),
     }
     check(made[name](), 8)
 
@@ -299,6 +301,27 @@ def test_judged_by_progress_pays_success_once_and_shapes_the_rest():
         JudgedByProgress(AnyMovement([0], [0]), 0.9)
     with pytest.raises(ValueError, match="gamma and gold_at"):
         JudgedByProgress(Fixed(), 0.9, 1.5)
+
+
+def test_a_state_is_computed_once():
+    class Counting(Fixed):
+        states = 0
+
+        def predict(self, transition):
+            Counting.states += len(transition)
+            return super().predict(transition)
+
+    once, plain = PotentialShaping(OncePerState(Counting()), 0.9), PotentialShaping(Fixed(), 0.9)
+    generator = torch.Generator().manual_seed(0)
+    slots = torch.rand(16, 2, 1, generator=generator)
+    for step in range(10):
+        following = torch.rand(16, 2, 1, generator=generator)
+        given = SlotTransition(slots, None, following, rewards=torch.ones(16), terminated=torch.arange(16) == step)
+        torch.testing.assert_close(once(given).reward, plain(given).reward, rtol=0, atol=0)
+        slots = torch.where((torch.arange(16) == step)[:, None, None], torch.rand(16, 2, 1), following)
+    assert Counting.states == 16 + 10 * 16 + 9  # the first s, every s', and the first s of 9 new episodes
+    with pytest.raises(ValueError, match="more than the slots of one state"):
+        OncePerState(AnyMovement([0], [0]))
 
 
 def test_a_bonus_is_added_to_what_the_world_pays():
