@@ -18,20 +18,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save
+from safetensors.torch import save as save_tensors
 
+from ocl.bfloat16 import BFLOAT16, dtype_named, tensor_of
 from ocl.files import write_atomically
 
 METADATA_KEY = "ocl.shard"  # the only key, since the order of several is not deterministic
 LARGEST_HEADER = 16 * 2**20
 DTYPES = {
     "BOOL": "bool", "U8": "uint8", "U16": "uint16", "U32": "uint32", "U64": "uint64", "I8": "int8", "I16": "int16",
-    "I32": "int32", "I64": "int64", "F16": "float16", "F32": "float32", "F64": "float64",
+    "I32": "int32", "I64": "int64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Shard:
-    """arrays: name -> (n ...) read-only views of the file; metadata: what its writer said."""
+    """arrays: name -> (n ...) read-only views of the file, of bfloat16 in `ocl.bfloat16.BFLOAT16`; metadata: what its
+    writer said."""
 
     arrays: dict[str, NDArray[Any]]
     metadata: dict[str, Any]
@@ -42,7 +45,11 @@ def write_shard(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: Mappin
     """Write named arrays and JSON metadata atomically; equal input gives equal bytes."""
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     text = json.dumps(metadata, sort_keys=True, allow_nan=False)
-    content = save(contiguous, {METADATA_KEY: text})  # save_file would leave temporary files of its own when killed
+    # save_file would leave temporary files of its own when killed
+    if any(array.dtype == BFLOAT16 for array in contiguous.values()):  # which safetensors does not take from numpy
+        content = save_tensors({name: tensor_of(array) for name, array in contiguous.items()}, {METADATA_KEY: text})
+    else:
+        content = save(contiguous, {METADATA_KEY: text})
     write_atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
@@ -80,7 +87,7 @@ def open_shard(path: Path) -> Shard:
 def _view(payload: NDArray[np.uint8], name: str, entry: Any, path: Path) -> tuple[NDArray[Any], tuple[int, int]]:
     """The array that a header entry describes, and its byte range."""
     try:
-        dtype = np.dtype(DTYPES[entry["dtype"]])
+        dtype = dtype_named(DTYPES[entry["dtype"]])
         shape, (begin, end) = tuple(entry["shape"]), entry["data_offsets"]
         numbers = (*shape, begin, end)
         sound = all(type(number) is int and number >= 0 for number in numbers)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ocl.bfloat16 import dtype_named, name_of
 from ocl.files import read_json, write_json
 from ocl.shards import DTYPES, Shard, open_shard, sha256_of, write_shard
 
@@ -25,7 +26,7 @@ INDEX = "index.json"
 
 
 class Field(NamedTuple):
-    """Shape and dtype of one named array of one record."""
+    """Shape and dtype of one named array of one record; bfloat16 as `ocl.bfloat16.BFLOAT16`."""
 
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
@@ -79,7 +80,7 @@ class ShardWriter:
         """Write a whole shard: arrays (n ...) with n = len(self.range(shard))."""
         count = len(self.range(shard))
         for name, array in arrays.items():
-            if array.ndim == 0 or len(array) != count or array.dtype.name not in DTYPES.values():
+            if array.ndim == 0 or len(array) != count or name_of(array.dtype) not in DTYPES.values():
                 found = f"{array.dtype} {array.shape}"
                 raise ValueError(f"shard {shard} needs {count} records of numbers in {name!r}, got {found}.")
         if not count or not arrays:
@@ -112,7 +113,9 @@ class ShardWriter:
             "provenance": self.provenance,
             "records": self.records,
             "shard_size": self.shard_size,
-            "fields": {name: {"shape": list(field.shape), "dtype": field.dtype.name} for name, field in fields.items()},
+            "fields": {
+                name: {"shape": list(field.shape), "dtype": name_of(field.dtype)} for name, field in fields.items()
+            },
             "shards": entries,
         }
         for leftover in self.folder.glob(".tmp-*-shard-*"):  # of killed workers; nobody writes shards any more
@@ -162,7 +165,7 @@ class FeatureStore:
         self.shard_size: int = index["shard_size"]
         self._entries: list[dict[str, Any]] = index["shards"]
         self.fields = {
-            name: Field(tuple(field["shape"]), np.dtype(field["dtype"])) for name, field in index["fields"].items()
+            name: Field(tuple(field["shape"]), dtype_named(field["dtype"])) for name, field in index["fields"].items()
         }
         self._shards = [self._open(number) for number in range(len(self._entries))]
         if verify:
@@ -263,7 +266,7 @@ class FeatureStore:
 
 
 def _text(fields: Mapping[str, Field]) -> str:
-    return ", ".join(f"{name} {field.dtype.name}{list(field.shape)}" for name, field in fields.items())
+    return ", ".join(f"{name} {name_of(field.dtype)}{list(field.shape)}" for name, field in fields.items())
 
 
 def _differences(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:

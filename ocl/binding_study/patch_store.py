@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Sized
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import numpy as np
 import torch
@@ -13,15 +13,16 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ocl.bfloat16 import tensor_of
 from ocl.binding.labels import patch_labels, without
 from ocl.binding.pairs import places_of, sample_patches
 from ocl.binding.patches import Patches
 from ocl.binding_study.patch_encoders import patch_encoder
 from ocl.data.collate import collate
-from ocl.describe import class_path, describe_dataset
-from ocl.features import DTYPES, Record, fill, installed_versions, stored_as
+from ocl.describe import class_path
+from ocl.features import Filling, Record, fill
 from ocl.shapes import IGNORE, Batch, images_as_float
-from ocl.store import FeatureStore, ShardWriter
+from ocl.store import FeatureStore
 
 
 def extract_patches(
@@ -36,15 +37,7 @@ def extract_patches(
     leave_out: Sequence[str] = (),
     classes: str | None = None,
     seed: int = 0,
-    description: str | None = None,
-    dtype: str = "float16",
-    shard_size: int = 256,
-    batch_size: int = 32,
-    num_workers: int = 0,
-    worker: int = 0,
-    workers: int = 1,
-    device: str | torch.device = "cpu",
-    progress: bool = True,
+    **filling: Unpack[Filling],
 ) -> FeatureStore | None:
     """Encode every image once and keep n = `patches` patches of it in all L places of the encoder.
 
@@ -52,8 +45,7 @@ def extract_patches(
     (n) int32, what each shows, `IGNORE` where unknown; "classes" (n) int32, if asked for; "colours" (n 3) in `dtype`,
     the patch's mean colour in [0, 1].
 
-    Which patches are kept is a function of `seed`, the item's number and its labels. Killed and started again with the
-    same arguments it goes on after the last whole shard; see `ocl.features.extract`, also for the workers.
+    Which patches are kept is a function of `seed`, the item's number and its labels.
 
     Args:
         encoder: a `ViTLayers`, an `ObjectEncoder` or a `PatchEncoder`.
@@ -63,10 +55,7 @@ def extract_patches(
         leave_out: attributes (M) bool of the items; objects that have one of them count as unknown (stuff, crowds).
         classes: attribute (M) integer that holds the class of each object; background has none.
         seed: of the drawn patches.
-        description: see `ocl.features.extract`.
-        batch_size: images encoded at once; part of the provenance, since it moves the last bits.
-        num_workers: processes that read the data set.
-        progress: show a bar on the terminal.
+        filling: see `ocl.features.fill`; here shards are of 256 records and batches of 32 images unless it says else.
 
     Returns:
         The finished store, None while shards of other workers are missing.
@@ -75,42 +64,29 @@ def extract_patches(
         ValueError: the folder holds features of another origin; items without segmentation or without a wanted
             attribute; tokens that are not finite or too large for `dtype`.
     """
-    if dtype not in DTYPES or batch_size < 1:
-        raise ValueError(f"dtype must be one of {DTYPES} and batch_size positive, got {dtype!r} and {batch_size}.")
-    reader = patch_encoder(encoder, grid).to(device)
+    reader = patch_encoder(encoder, grid)
     total = reader.grid[0] * reader.grid[1]
     if not 1 <= patches <= total:
         raise ValueError(f"the grid {reader.grid} has {total} patches; 1 to {total} can be kept, not {patches}.")
     provenance = {
-        "fingerprint": reader.fingerprint,
         "encoder": {"class": class_path(encoder), "places": reader.places, "grid": reader.grid, "dim": reader.dim},
-        "dataset": describe_dataset(dataset) if description is None else description,
         "labels": {"purity": purity, "ignore": sorted(ignore), "leave_out": list(leave_out), "classes": classes},
         "patches": {"count": patches, "seed": seed},
-        "dtype": dtype,
-        "batch_size": batch_size,
-        "versions": installed_versions(),
     }
-    writer = ShardWriter(folder, provenance, len(cast(Sized, dataset)), shard_size)
-    kind = np.dtype(dtype)
 
-    def encode(batch: Batch, rows: list[int]) -> Record:
+    def encode(batch: Batch, rows: list[int]) -> tuple[Record, Record]:
         labels = objects_of(batch, reader.grid, purity, ignore, leave_out)
         drawn = sample_patches(labels, patches, rows, seed)
         objects = labels.gather(1, drawn)
         colours = F.adaptive_avg_pool2d(images_as_float(batch.images), reader.grid).flatten(2).mT  # (B N 3)
         tokens = reader(batch).take_along_dim(drawn[None, :, :, None], dim=2).transpose(0, 1)  # (B L n D)
-        fields = {
-            "tokens": stored_as(tokens, kind),
-            "patches": drawn.int().cpu().numpy(),
-            "objects": objects.int().cpu().numpy(),
-            "colours": stored_as(colours.take_along_dim(drawn[:, :, None], dim=1), kind),
-        }
+        kept = {"patches": drawn.int(), "objects": objects.int()}
         if classes is not None:
-            fields["classes"] = classes_of(batch, objects, classes).int().cpu().numpy()
-        return fields
+            kept["classes"] = classes_of(batch, objects, classes).int()
+        return {"tokens": tokens, "colours": colours.take_along_dim(drawn[:, :, None], dim=1)}, kept
 
-    return fill(writer, dataset, encode, batch_size, num_workers, worker, workers, device, progress)
+    merged: Filling = {"shard_size": 256, "batch_size": 32, **filling}
+    return fill(folder, reader, dataset, encode, provenance, **merged)
 
 
 def load_patches(store: FeatureStore, images: ArrayLike | None = None, places: Sequence[str] | None = None) -> Patches:
@@ -133,7 +109,7 @@ def load_patches(store: FeatureStore, images: ArrayLike | None = None, places: S
     tokens = records["tokens"][:, [known.index(name) for name in chosen]].swapaxes(0, 1)
     drawn = torch.from_numpy(records["patches"]).long()
     return Patches(
-        torch.from_numpy(np.ascontiguousarray(tokens)),
+        tensor_of(np.ascontiguousarray(tokens)),
         torch.from_numpy(records["objects"]).long(),
         torch.from_numpy(records["classes"]).long() if "classes" in records else None,
         places_of(drawn, tuple(store.provenance["encoder"]["grid"])),

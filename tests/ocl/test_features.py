@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
 
+from ocl.bfloat16 import tensor_of
 from ocl.data.collate import collate
-from ocl.features import as_slots, extract
+from ocl.features import as_slots, extract, stored_as
 from ocl.representations import ObjectEncoder, OracleObjects, Pixels, RandomCNN
 from ocl.shapes import Batch, Slots
 from ocl.store import FeatureStore
@@ -89,6 +90,24 @@ def test_float32_is_exact_and_invalid_slots_are_zero(tmp_path: Path) -> None:
     assert found.masks is None
 
 
+def test_bfloat16_is_the_nearest_one_and_ends_at_its_largest(tmp_path: Path) -> None:
+    exact, halves = (
+        extract(encoder(), Frames(), tmp_path / dtype, dtype=dtype, shard_size=64, batch_size=64, progress=False)
+        for dtype in ("float32", "bfloat16")
+    )
+    assert exact is not None
+    assert halves is not None
+    truth = tensor_of(exact.read_all()["vectors"])
+    found = halves.read([7, 3, 149])["vectors"]
+    assert tensor_of(found).dtype == torch.bfloat16
+    assert torch.equal(tensor_of(found), truth[[7, 3, 149]].bfloat16())
+    assert torch.equal(as_slots(halves.read_all()).vectors, truth.bfloat16().float())
+    size = {name: len((tmp_path / name / "shard-00000.safetensors").read_bytes()) for name in ("float32", "bfloat16")}
+    assert size["float32"] - size["bfloat16"] == pytest.approx(64 * 16 * 8 * 2, rel=0.02)
+    with pytest.raises(ValueError, match=r"beyond bfloat16; extract with dtype='float32'"):
+        stored_as(torch.tensor([3.4e38]), "bfloat16")
+
+
 def test_workers_share_the_work_and_the_result_is_the_same(tmp_path: Path) -> None:
     one = extract(encoder(), Frames(), tmp_path / "one", **ARGUMENTS)
     assert one is not None
@@ -126,10 +145,13 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_bytes(tmp_path: P
     assert contents(killed) == contents(tmp_path / "whole")
 
 
-def test_finished_work_is_not_repeated(tmp_path: Path) -> None:
-    extract(encoder(), Frames(), tmp_path, **ARGUMENTS)
+def test_finished_work_is_not_repeated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = {**ARGUMENTS, "progress": True}
+    extract(encoder(), Frames(), tmp_path, **shown)
+    assert f"{SIZE}/{SIZE}" in capsys.readouterr().out
     before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-    assert extract(encoder(), Frames(), tmp_path, **ARGUMENTS) is not None
+    assert extract(encoder(), Frames(), tmp_path, **shown) is not None
+    assert not capsys.readouterr().out.strip(), "no bar where nothing is to do"
     assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
@@ -184,6 +206,6 @@ def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="OracleObjects gives no masks"):
         extract(OracleObjects(OBJECTS, {"position": 2}, {}), Frames(), tmp_path / "b", masks=True, progress=False)
     with pytest.raises(ValueError, match="dtype must be one of"):
-        extract(encoder(), Frames(), tmp_path, dtype="bfloat16", progress=False)
+        extract(encoder(), Frames(), tmp_path, dtype="float8", progress=False)
     with pytest.raises(ValueError, match=r"worker must be in 0\.\.1"):
         extract(encoder(), Frames(), tmp_path / "c", worker=2, workers=2, progress=False)

@@ -11,8 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file, save_file
+from safetensors.torch import load_file as load_tensors
 
+from ocl.bfloat16 import BFLOAT16, array_of, tensor_of
 from ocl.shards import METADATA_KEY, open_shard
 from ocl.store import FeatureStore, ShardWriter, shard_path
 
@@ -72,6 +75,25 @@ def test_reads_what_was_written(folder: Path) -> None:
 
 def test_shards_are_plain_safetensors(folder: Path) -> None:
     np.testing.assert_array_equal(load_file(shard_path(folder, 1))["label"], np.arange(SHARD, 2 * SHARD))
+
+
+def test_bfloat16_is_kept_bit_by_bit_and_read_by_others(tmp_path: Path) -> None:
+    bits = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(4, -1)  # every one there is
+    tensor = bits.view(torch.bfloat16)
+    writer = ShardWriter(tmp_path, PROVENANCE, 4, 2)
+    for shard in writer.missing():
+        rows = writer.range(shard)
+        halves = array_of(tensor[rows.start : rows.stop])
+        writer.write(shard, {"tokens": halves, "label": np.arange(rows.start, rows.stop)})
+    writer.finalize()
+    store = FeatureStore(tmp_path)
+    assert store.fields["tokens"] == ((2**14,), BFLOAT16)
+    assert torch.equal(tensor_of(store.read([3, 0])["tokens"]).view(torch.int16), bits[[3, 0]])
+    assert torch.equal(tensor_of(store.read_all()["tokens"]).view(torch.int16), bits)
+    theirs = load_tensors(shard_path(tmp_path, 1))
+    assert theirs["tokens"].dtype == torch.bfloat16
+    assert torch.equal(theirs["tokens"].view(torch.int16), bits[2:])
+    assert theirs["label"].tolist() == [2, 3]
 
 
 def test_random_batches_are_a_seeded_partition(folder: Path) -> None:
