@@ -62,6 +62,8 @@ def play(task: Task, starts: Integers, kind: Kind, generator: np.random.Generato
     "start" (index into `starts`), "action", "reward", "progress", "terminated", "truncated", "success", "step",
     "stage" and the objects' attributes.
     """
+    if not len(starts):
+        return []
     world = SpriteWorld(task, len(starts))
     world.reset(seeds=starts)
     lead = generator.integers(0, kind.lead + 1, len(starts))
