@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich import box
 from rich.table import Table
 
 from rl_probes.evaluate import Episodes
@@ -104,12 +105,18 @@ def table(
 
     metric = "return" if by_return else "success"
     low, high = score_range
-    found = Table(title=f"{task}: {metric} on {split}", title_justify="left", caption_justify="left")
-    rewarded = ("reward",) if any(result.reward for result in results) else ()
-    for column in ("encoder", "tokens", "pooling", *rewarded, "frozen"):
-        found.add_column(column)
-    for column in ("steps", "seeds", "IQM [95%]", "mean ± sd", "normalised", "to 50%", "to 80%", "steps/s", "hours"):
-        found.add_column(column, justify="right")
+    found = Table(
+        title=f"{task}: {metric} on {split}", title_justify="left", caption_justify="left", box=box.SIMPLE_HEAD
+    )
+    rewarded = any(result.reward for result in results)
+    # Three facts to a cell: a terminal is 80 characters wide.
+    found.add_column("\n".join(["encoder", "tokens, frozen or not", "pooling", *(["reward"] if rewarded else [])]))
+    for column in (
+        ("IQM [95%]", "mean ± sd", "normalised"),
+        ("steps", "to 50%", "to 80%"),
+        ("seeds", "steps/s", "hours"),
+    ):
+        found.add_column("\n".join(column), justify="right", no_wrap=True)
 
     too_few = False
     for group in _by_everything_but_seed(results):
@@ -121,21 +128,27 @@ def table(
         one = group[0]
         spread = f"{scores.mean():.3f} ± {scores.std(ddof=1):.3f}" if len(scores) > 1 else f"{scores.mean():.3f}"
         trained = bool(one.curve)
-        found.add_row(
-            f"{one.name} {one.fingerprint[:8]}".strip(),
-            f"{one.tokens[0]} × {one.tokens[1]}" if one.tokens else "-",
-            one.pooling or "-",
-            *((one.reward or ("true" if one.curve else "-"),) if rewarded else ()),
-            "yes" if one.fingerprint else "-",
-            f"{one.steps:,}" if trained else "-",
-            str(len(scores)),
-            _interval(estimate, len(scores)),
-            spread,
-            f"{(scores.mean() - low) / (high - low):.3f}",
-            *(_count(np.array([result.steps_to(level) for result in group])) for level in (0.5, 0.8)),
-            f"{np.mean([result.steps_per_second for result in group]):,.0f}" if trained else "-",
-            f"{np.sum([result.curve[-1]['seconds'] for result in group]) / 3600:.2f}" if trained else "-",
+        tokens = f"{one.tokens[0]} × {one.tokens[1]}" if one.tokens else "-"
+        paid = [one.reward or ("true" if trained else "-")] if rewarded else []
+        cells = (
+            (
+                f"{one.name} {one.fingerprint[:8]}".strip(),
+                f"{tokens}, frozen" if one.fingerprint else tokens,
+                one.pooling or "-",
+                *paid,
+            ),
+            (_interval(estimate, len(scores)), spread, f"{(scores.mean() - low) / (high - low):.3f}"),
+            (
+                f"{one.steps:,}" if trained else "-",
+                *(_count(np.array([result.steps_to(level) for result in group])) for level in (0.5, 0.8)),
+            ),
+            (
+                str(len(scores)),
+                f"{np.mean([result.steps_per_second for result in group]):,.0f}" if trained else "-",
+                f"{np.sum([result.curve[-1]['seconds'] for result in group]) / 3600:.2f}" if trained else "-",
+            ),
         )
+        found.add_row(*("\n".join(cell) + "\n" for cell in cells))
     caption = (
         f"{len(first.seeds)} episodes per agent, seeds {first.seeds[0]} to {first.seeds[-1]}, {first.action_mode} "
         f"actions; last policy, not the best; normalised: {low:g} → 0, {high:g} → 1; to 50%, to 80%: training steps, "
@@ -159,6 +172,8 @@ def _by_everything_but_seed(results: Sequence[Result]) -> list[list[Result]]:
 
 
 def _interval(estimate: Estimate, runs: int) -> str:
+    if runs == 1:
+        return f"{estimate.value:.3f} (!)"
     mark = " (!)" if runs < FEWEST_RUNS else ""
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]{mark}"
 
