@@ -25,6 +25,8 @@ from ocl.pictures import component_colors, slot_grid, write_png
 from ocl.representations import Tokens, ViTPatches, ViTPooled, WholeImage
 from ocl.shapes import Features, frames_as_float, images_as_float
 
+PIXELS_PER_TOKEN = 8.0
+
 
 class SlotPictures(Callback):
     """Every validation, draw image, reconstruction, overlay and slots of the same first `count` validation images.
@@ -58,11 +60,18 @@ class SlotPictures(Callback):
                 logger.log_image(self.name, [str(path)], step=trainer.global_step)
 
     def draw(self, module: LightningModule, images: Tensor) -> Tensor:
-        """Images (B 3 H W) uint8, or clips (B T 3 H W), whose frames are rows -> one picture (3 H' W') uint8."""
+        """Images (B 3 H W) uint8, or clips (B T 3 H W), whose frames are rows -> one picture (3 H' W') uint8.
+
+        Of stored tokens, which are no images, it shows the principal components.
+        """
         output = module.model(frames_as_float(images))  # type: ignore[operator, union-attr]
         masks, prediction = output.decoded.masks.flatten(0, -4), output.decoded.prediction
         painted = prediction.ndim == images.ndim  # pixels, not tokens
-        return slot_grid(images.flatten(0, -4), masks, prediction.flatten(0, -4) if painted else None)
+        shown = images.flatten(0, -4)
+        if shown.shape[1] == 1:
+            colors = component_colors(output.features.tokens.flatten(0, -3), output.features.grid)
+            shown = F.interpolate((255 * colors).round().to(torch.uint8), scale_factor=PIXELS_PER_TOKEN)
+        return slot_grid(shown, masks, prediction.flatten(0, -4) if painted else None)
 
 
 class ObjectivePictures(SlotPictures):

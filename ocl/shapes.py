@@ -23,7 +23,8 @@ IGNORE = -1
 class Batch:
     """Images with whatever is known about the objects in them.
 
-    images:       (B 3 H W) float32 in [0, 1], or uint8 in 0..255 (see `images_as_float`).
+    images:       (B 3 H W) float32 in [0, 1], or uint8 in 0..255 (see `images_as_float`); or what a frozen encoder made
+                  of them before, tokens (B 1 N D) of any floating type (see `ocl.data.stored_tokens`).
     segmentation: (B H W) int64 label map: 0 background, m + 1 the object in column m of `objects`, `IGNORE` unknown.
     objects:      true attributes, each (B M ...), padded to M columns. "visible" (B M) bool is always among them when
                   the dict is not empty; columns that are not visible hold arbitrary values. Integer tensors are
@@ -147,7 +148,9 @@ def images_as_float(images: Tensor) -> Tensor:
 
 
 def frames_as_float(images: Tensor) -> Tensor:
-    """`images_as_float` of images (B 3 H W), or of clips (B T 3 H W)."""
+    """`images_as_float` of images (B 3 H W), or of clips (B T 3 H W). Stored tokens stay as they are."""
+    if images.ndim >= 4 and images.shape[-3] == 1 and images.is_floating_point():
+        return images
     if images.ndim != 5:
         return images_as_float(images)
     clips: Tensor = images_as_float(images.flatten(0, 1)).unflatten(0, images.shape[:2])

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ocl.data.collate import collate
 from ocl.data.order import EpochBatches
+from ocl.data.stored_tokens import token_sets
 from ocl.shapes import Batch
 
 
@@ -75,6 +76,13 @@ class SceneDataModule(LightningDataModule):
             )
         self.train, self.val, self.test = train, val, test
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+
+    def setup(self, stage: str) -> None:
+        """Raises ValueError where stored tokens are not those of the encoder that is trained on them."""
+        model = getattr(self.trainer.lightning_module, "model", None) if self.trainer is not None else None
+        for dataset in (self.train, self.val, self.test):
+            for tokens in token_sets(dataset):
+                tokens.check(getattr(model, "encoder", None))
 
     def train_dataloader(self) -> ResumableLoader:
         dataset = self._present(self.train, "train")
