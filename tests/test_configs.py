@@ -82,10 +82,11 @@ def fewer(option: str, node: dict[str, Any], count: int = SCENES) -> list[str]:
 
 
 def untrained(content: Any, prefix: str = "--model.model") -> list[str]:
-    """`pretrained: false` wherever a config fetches weights."""
+    """`pretrained: false` wherever a config fetches weights, and few blocks where all of them would be trained."""
     if not isinstance(content, dict):
         return []
     found = [f"{prefix}.pretrained=false"] if content.get("pretrained") else []
+    found += [f'{prefix}.arguments={{"depth": 2}}'] if content.get("first_block") == 0 else []
     return found + [flag for name, value in content.items() for flag in untrained(value, f"{prefix}.{name}")]
 
 
@@ -460,6 +461,15 @@ def checkpoints_read(content: Any) -> set[Path]:
     return set(map(Path, named)).union(*map(checkpoints_read, content.values()))
 
 
+def models_continued(content: Any) -> set[Path]:
+    """The checkpoint folders of models that a training starts from or learns from: no other model will do."""
+    if not isinstance(content, dict):
+        return set()
+    teacher = content["init_args"]["folder"] if content.get("class_path") == "ocl.checkpoints.load" else None
+    named = {Path(path) for path in (content.get("start_from"), teacher) if path}
+    return named.union(*map(models_continued, content.values()))
+
+
 def images_read(content: Any) -> set[Path]:
     """The folders of stored images that a config reads."""
     if not isinstance(content, dict):
@@ -557,6 +567,8 @@ def test_a_config_runs(path: Path, elsewhere: Path) -> None:
     content = read(configs_of(words)[0])
     for folder in checkpoints_read(content):
         untrained_checkpoint(folder)
+    for folder in models_continued(content):
+        hardly_trained(folder.parent)
     for folder in runs_read(content):
         hardly_trained(folder)
     for file in weights_read(content):
@@ -592,7 +604,7 @@ def test_what_a_config_reads_another_one_makes() -> None:
         words = path.read_text().split()
         made |= {Path(words[i + 1]) for i, word in enumerate(words) if word == "--folder"}
     for path, content in contents.items():
-        missing = {*checkpoints_read(content), *images_read(content)} - made
+        missing = {*checkpoints_read(content), *models_continued(content), *images_read(content)} - made
         missing |= set(map(Path, runs_of_agents(content.get("players", [])))) - made
         missing |= {run for run in runs_read(content) if run / "model" not in made}
         missing |= {file for file in weights_read(content) if not made & {file.parent / "model", *file.parents}}
