@@ -126,7 +126,7 @@ def test_agents_of_predicted_rewards_are_measured_by_those_of_the_true_one():
     assert "PredictedReward" in text
     assert f"{(0.4 - 0.1) / (0.7 - 0.1):.3f}" in text
     paid = [line.split()[0] for line in text.splitlines() if line.split()[:1] in (["true"], ["PredictedReward"])]
-    assert paid == ["true", "PredictedReward"], "what paid them sets runs apart"
+    assert paid == ["true", "true", "PredictedReward"], "what paid them sets runs apart"
     with pytest.raises(ValueError, match="no more than random play"):
         reference_range(true[0], [random])
 
