@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -56,6 +57,7 @@ def _apply(matrix: Words, values: Words) -> Words:
     return product
 
 
+@lru_cache(64)
 def _shift(count: int) -> Words:
     """The matrix of reading `count` zeros."""
     result = np.uint32(1) << BITS

@@ -110,7 +110,9 @@ def center_image(image: Image.Image, size: int) -> NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(square).transpose(2, 0, 1))
 
 
-def center_labels(labels: NDArray[np.integer[Any]], image: Image.Image, size: int, path: Path) -> NDArray[np.int32]:
+def center_labels(
+    labels: NDArray[np.integer[Any]], image: Image.Image, size: int, path: Path | str
+) -> NDArray[np.int32]:
     """(H W) -> (S S): at every pixel of `center_image` the label at its centre.
 
     Raises:

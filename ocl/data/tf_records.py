@@ -20,7 +20,8 @@ LARGEST = 2**31
 class TFRecordFile:
     """The records of a plain file in any order, as views of a memory map: what is not looked at is not read.
 
-    Lengths and their checksums are read on opening, the checksums of the records only by `verify`.
+    A view holds the file open and nothing else does: sets have more shards than a process may have open files. Lengths
+    and their checksums are read on opening, the checksums of the records only by `verify`.
 
     Raises:
         FileNotFoundError: no such file.
@@ -29,7 +30,6 @@ class TFRecordFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        self._map: mmap.mmap | None = None
         size = _size(self.path)
         self._spans: list[tuple[int, int]] = []
         with open(self.path, "rb") as file:
@@ -46,22 +46,19 @@ class TFRecordFile:
 
     def __getitem__(self, index: int) -> memoryview:
         start, stop = self._spans[index]
-        return self._content()[start:stop]
+        return self._mapped()[start:stop]
 
     def verify(self) -> None:
         """Compare every record with its checksum; ValueError at the first that differs."""
-        for index, (_, stop) in enumerate(self._spans):
-            _check(self[index], bytes(self._content()[stop : stop + FOOTER]), self.path, index)
+        content = self._mapped()
+        for index, (start, stop) in enumerate(self._spans):
+            _check(content[start:stop], bytes(content[stop : stop + FOOTER]), self.path, index)
 
-    def _content(self) -> memoryview:
-        if self._map is None:
-            with open(self.path, "rb") as file:
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return memoryview(self._map)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Workers map the file for themselves."""
-        return {**self.__dict__, "_map": None}
+    def _mapped(self) -> memoryview:
+        if not self._spans:
+            return memoryview(b"")
+        with open(self.path, "rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 class GzipRecords:
