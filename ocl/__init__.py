@@ -14,6 +14,12 @@ PRETRAINED = Path(__file__).parent / "pretrained"
 """The folder of the checkpoints that travel with the package."""
 
 
+def checkpoint_at(folder: str | Path) -> Path:
+    """The folder itself, or where there is none the one of this name that travels with the package."""
+    packaged = PRETRAINED / folder
+    return packaged if not Path(folder).exists() and packaged.is_dir() else Path(folder)
+
+
 def load(
     folder: str | Path, *, trust: bool = False, decoder_masks: bool = False, num_slots: int | None = None
 ) -> ObjectEncoder:
@@ -21,8 +27,6 @@ def load(
 
     See `ocl.checkpoints.load_encoder` for the arguments and what is refused.
     """
-    packaged = PRETRAINED / folder
-    folder = packaged if not Path(folder).exists() and packaged.is_dir() else folder
     from ocl.checkpoints import load_encoder  # here, so that `import ocl` stays instant
 
-    return load_encoder(folder, trust=trust, decoder_masks=decoder_masks, num_slots=num_slots)
+    return load_encoder(checkpoint_at(folder), trust=trust, decoder_masks=decoder_masks, num_slots=num_slots)

@@ -19,3 +19,7 @@ class ReadsModel(ABC):
 
     @abstractmethod
     def attach(self, model: nn.Module) -> None: ...
+
+
+class NeutralAtStart:
+    """A part that changes nothing until it is trained, so a checkpoint that a model starts from may lack it."""

@@ -61,6 +61,10 @@ class ObjectCentricModel(nn.Module):
             slots = self.selection(slots)
         return Grouped(features, tokens, initial, slots)
 
+    def follow(self, features: Features, previous: Tensor) -> Grouped:
+        """The next frame of a clip: features (B N F), and the slots (B K D) of the frame before to start from."""
+        return self.group(features, initial=previous)
+
     def decode(self, grouped: Grouped) -> Decoded:
         """Slots to what they predict."""
         slots = grouped.slots

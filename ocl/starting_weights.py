@@ -8,7 +8,9 @@ import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
+import ocl
 from ocl import checkpoints
+from ocl.hooks import NeutralAtStart
 
 
 @torch.no_grad()
@@ -16,15 +18,22 @@ def take_weights(model: nn.Module, folder: str | Path) -> None:
     """Copy every weight that `model` trains from the checkpoint in `folder`; frozen ones and counters of steps stay.
 
     Positions of another grid, one vector for each of its h w cells after any prefix, are interpolated as timm does it:
-    bicubic, with antialiasing. The grid is that of the module which holds them.
+    bicubic, with antialiasing. The grid is that of the module which holds them. Parts that are neutral at their start,
+    such as the predictor of a model of clips, keep their own weights where the checkpoint has none.
+
+    Args:
+        model: changed in place.
+        folder: of the checkpoint, or the name of one that travels with the package.
 
     Raises:
         FileNotFoundError, ValueError: see `ocl.checkpoints.load`; also a checkpoint that lacks a weight, or has it in a
             shape that no grid explains.
     """
-    source = checkpoints.load(folder)
+    source = checkpoints.load(ocl.checkpoint_at(folder))
     given = dict(source.named_parameters())
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+    neutral = tuple(f"{name}." for name, part in model.named_modules() if isinstance(part, NeutralAtStart))
+    trained = {name: weight for name, weight in trained.items() if name in given or not name.startswith(neutral)}
     missing = sorted(set(trained) - set(given))
     if missing:
         raise ValueError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -42,8 +44,25 @@ class VideoModel(ObjectCentricModel):
         self.later_iterations = later_iterations
 
     def follow(self, features: Features, previous: Tensor) -> Grouped:
-        """One more frame: its features (B N F) and the slots (B K D) of the frame before."""
+        """One more frame: its features (B N F) and the slots (B K D) of the frame before.
+
+        Raises:
+            ValueError: slots of another number of frames or width, another K where the starts have a fixed one, or a
+                predictor that changes their shape.
+        """
+        if previous.ndim != 3 or len(previous) != len(grouping_tokens(features)):
+            raise ValueError(
+                f"the slots of the frame before must be (B, K, D) with B = {len(grouping_tokens(features))}, got "
+                f"{tuple(previous.shape)}."
+            )
+        starts: Any = self.initial_slots
+        starts.count(previous.shape[1])  # refuses another K where the starts have a fixed one
         initial = previous if self.predictor is None else self.predictor(previous)
+        if initial.shape != previous.shape:
+            raise ValueError(
+                f"K and D stay the same through a clip, but the predictor made {tuple(initial.shape)} of "
+                f"{tuple(previous.shape)}."
+            )
         return self.group(features, iterations=self.later_iterations, initial=initial)
 
     def forward(

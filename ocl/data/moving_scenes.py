@@ -40,6 +40,8 @@ class MovingScenes(Scenes):
         pan: the fastest camera, in image sides per frame, drawn from 0 up; 0 holds it still.
         backgrounds: what is drawn from, uniformly and per clip; None: gradient, texture and noise.
         texture, contrast: as in `ocl.data.textured_scenes.TexturedScenes`.
+        brightness: the most of a channel of the background, at least `texture`; 0 is black, as in
+            `ocl.data.sprite_scenes.SpriteScenes`.
 
     Raises:
         ValueError: an unknown name, an empty list, a range the wrong way round or a number out of range.
@@ -65,6 +67,7 @@ class MovingScenes(Scenes):
         backgrounds: Sequence[Background] | None = None,
         texture: float = 0.4,
         contrast: float = 0.8,
+        brightness: float = 1.0,
     ) -> None:
         super().__init__(size, seed, block)
         least, most = num_objects
@@ -81,10 +84,10 @@ class MovingScenes(Scenes):
                 "MovingScenes: speed must be 0 <= least <= most < 1, bouncing in [0, 1] and pan in [0, 1), got "
                 f"{tuple(speed)}, {bouncing} and {pan}."
             )
-        if not (0 <= texture <= 1 and 0 < contrast <= 1) or (backgrounds is not None and not backgrounds):
+        if not (0 <= texture <= brightness <= 1 and 0 < contrast <= 1) or (backgrounds is not None and not backgrounds):
             raise ValueError(
-                f"MovingScenes: needs a background, texture in [0, 1] and contrast in (0, 1], got {texture} and "
-                f"{contrast}."
+                "MovingScenes: needs a background, 0 <= texture <= brightness <= 1 and contrast in (0, 1], got "
+                f"{texture}, {brightness} and {contrast}."
             )
         self.frames, self.image_size = frames, (image_size, image_size)
         self.least_objects, self.max_objects = least, most
@@ -92,7 +95,7 @@ class MovingScenes(Scenes):
         self.colors = indices_of("MovingScenes: colors", colors, COLORS)
         self.scales = np.array(scales, dtype=np.float64)
         self.speed, self.bouncing, self.pan = (float(slowest), float(fastest)), bouncing, pan
-        self.texture, self.contrast = texture, contrast
+        self.texture, self.contrast, self.brightness = texture, contrast, brightness
         defaults = (GradientBackground(), TextureBackground(), NoiseBackground())
         self._backgrounds = defaults if backgrounds is None else tuple(backgrounds)
         self.backgrounds = [repr(background) for background in self._backgrounds]
@@ -160,7 +163,7 @@ class MovingScenes(Scenes):
         """Label maps (n T H W), colours (n M), camera (n T 2) pixels -> images (n T 3 H W)."""
         count, frames, side, _ = segmentation.shape
         texture, contrast = np.float32(self.texture), np.float32(self.contrast)
-        mean = texture / 2 + (1 - texture) * generator.random((count, 3), dtype=np.float32)
+        mean = texture / 2 + (np.float32(self.brightness) - texture) * generator.random((count, 3), dtype=np.float32)
         reach = int(np.ceil(self.pan * side * (frames - 1))) + 1
         kinds: NDArray[np.int64] = generator.integers(len(self._backgrounds), size=(count,))
         pure = self.renderer.palette[color] / np.float32(255)  # (n M 3)

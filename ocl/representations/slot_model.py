@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ocl.model import ObjectCentricModel
 from ocl.representations.base import ObjectEncoder, frozen, images_at
-from ocl.shapes import Batch, Slots
+from ocl.shapes import Batch, Features, Grouped, Slots
 
 
 class FrozenSlotModel(ObjectEncoder):
@@ -55,18 +55,28 @@ class FrozenSlotModel(ObjectEncoder):
         self.register_buffer("noise", noise)
 
     def encode(self, batch: Batch) -> Slots:
-        return self._slots(batch, None)
+        return self._slots(self.model.group(self._features(batch), self.num_slots, self.noise))
 
     @torch.no_grad()
     def following(self, batch: Batch, previous: Tensor) -> Slots:
         """The slots of frames whose iterations start from the slots of the frames before, `previous` (B K D): objects
-        tend to keep their slots. The output then depends on more than the image."""
-        return self._slots(batch, previous)
+        tend to keep their slots. A model of images iterates as often as without; a model of clips predicts the starts
+        and iterates as it was trained to. The output then depends on more than the image.
 
-    def _slots(self, batch: Batch, initial: Tensor | None) -> Slots:
-        features = self.model.encoder(images_at(batch.images, self.image_size))
-        grouped = self.model.group(features, self.num_slots, self.noise, initial=initial)
-        slots: Slots = grouped.slots
+        Raises:
+            ValueError: slots of another number of frames, or another K or D than those of this encoder.
+        """
+        expected = (len(batch), self.num_slots, self.dim)
+        if tuple(previous.shape) != expected:
+            raise ValueError(f"the slots of the frames before must be {expected}, got {tuple(previous.shape)}.")
+        return self._slots(self.model.follow(self._features(batch), previous))
+
+    def _features(self, batch: Batch) -> Features:
+        features: Features = self.model.encoder(images_at(batch.images, self.image_size))
+        return features
+
+    def _slots(self, grouped: Grouped) -> Slots:
+        slots = grouped.slots
         if self.decoder_masks:
             slots.masks = self.model.decode(grouped).masks
         return slots

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+import ocl
+from ocl import checkpoints
 from ocl.data.collate import collate
 from ocl.data.moving_scenes import MovingScenes
 from ocl.decoders.mlp import MLPDecoder
 from ocl.decoders.patch import PatchDecoder
 from ocl.decoders.top_k import TopKDecoder
 from ocl.encoders.cnn import CNNEncoder
+from ocl.instantiate import instantiate
 from ocl.losses.feature_similarity import FeatureSimilarity, similarity_targets
 from ocl.losses.reconstruction import FeatureReconstruction, PixelReconstruction
 from ocl.losses.slot_contrast import SlotContrast
@@ -24,6 +29,7 @@ from ocl.shapes import Batch, Decoded, Features, Output, Slots, frames_as_float
 from ocl.slots.attention import SlotAttention
 from ocl.slots.initial import LearnedSlots, RandomSlots
 from ocl.slots.predictor import SlotPredictor
+from ocl.starting_weights import take_weights
 from ocl.training import ObjectCentricTraining
 from ocl.video import VideoModel
 
@@ -76,8 +82,12 @@ def test_no_frame_sees_a_later_one() -> None:
     assert not torch.equal(before[:, 2], after[:, 2])
 
 
-def test_the_predictor_knows_no_order_of_slots() -> None:
+def test_the_predictor_begins_as_the_identity_and_knows_no_order_of_slots() -> None:
     predictor, slots, order = SlotPredictor(D), torch.randn(B, K, D), torch.tensor([2, 0, 1])
+    assert torch.equal(predictor(slots), slots)
+    for layer in (predictor.attention.out_proj, predictor.mlp[2]):
+        torch.nn.init.normal_(layer.weight)
+    assert not torch.allclose(predictor(slots), slots, atol=0.1)
     torch.testing.assert_close(predictor(slots)[:, order], predictor(slots[:, order]))
     with pytest.raises(ValueError, match="heads must divide"):
         SlotPredictor(D, heads=3)
@@ -97,7 +107,8 @@ def test_gradients_of_the_last_frame_reach_the_starts_and_the_predictor() -> Non
     assert ((output.decoded.masks > 0).sum(dim=2) == 2).all()
     output.decoded.prediction[:, -1].square().sum().backward()
     assert bool((model.initial_slots.slots.grad != 0).any())
-    assert bool((model.predictor.mlp[0].weight.grad != 0).any())
+    for layer in (model.predictor.attention.out_proj, model.predictor.mlp[2]):
+        assert bool((layer.weight.grad != 0).any())
 
 
 def test_training_steps_and_clip_metrics() -> None:
@@ -164,8 +175,15 @@ def test_bad_input_is_named() -> None:
     model = model_of()
     with pytest.raises(ValueError, match="clips must be"):
         model(CLIPS[None])
-    with pytest.raises(ValueError, match="slots must be"):
-        model.follow(model.encoder(CLIPS[:, 0]), torch.zeros(B + 1, K, D))
+    features = model.encoder(CLIPS[:, 0])
+    with pytest.raises(ValueError, match=r"must be \(B, K, D\) with B = 2, got \(3, 3, 8\)"):
+        model.follow(features, torch.zeros(B + 1, K, D))
+    with pytest.raises(ValueError, match="fixed at K = 3, got 4"):
+        model.follow(features, torch.zeros(B, K + 1, D))
+    model.predictor = torch.nn.ZeroPad2d((0, 0, 0, 1))  # one slot more
+    with pytest.raises(ValueError, match=r"the predictor made \(2, 4, 8\) of \(2, 3, 8\)"):
+        model(CLIPS)
+    model = model_of()
     with pytest.raises(ValueError, match="later_iterations"):
         model_of(later_iterations=0)
     with pytest.raises(ValueError, match="two frames or more"):
@@ -190,3 +208,50 @@ def test_features_of_clips_are_reconstructed_frame_by_frame() -> None:
     output = model(CLIPS)
     expected = (output.decoded.prediction - output.features.tokens).square().mean()
     torch.testing.assert_close(FeatureReconstruction()(output, Batch(CLIPS)), expected)
+
+
+def image_model() -> dict[str, Any]:
+    """The packaged model, as a tree of class paths."""
+    tree: dict[str, Any] = checkpoints.read_config(ocl.checkpoint_at("sprites"))["model"]
+    return tree
+
+
+def clip_model(**settings: Any) -> dict[str, Any]:
+    predictor = {"class_path": "ocl.slots.predictor.SlotPredictor", "init_args": {"dim": 64}}
+    arguments = {**image_model()["init_args"], "predictor": predictor, **settings}
+    return {"class_path": "ocl.video.VideoModel", "init_args": arguments}
+
+
+def test_a_model_of_clips_starts_as_the_model_of_images_carried_along() -> None:
+    model, frames = instantiate(clip_model(later_iterations=12)).eval(), torch.rand(2, 3, 3, 64, 64)
+    take_weights(model, "sprites")
+    images = ocl.load("sprites")
+    output = model(frames, noise=images.noise)
+    slots = images(Batch(frames[:, 0])).vectors
+    torch.testing.assert_close(output.slots.vectors[:, 0], slots)
+    for frame in (1, 2):
+        slots = images.following(Batch(frames[:, frame]), slots).vectors
+        torch.testing.assert_close(output.slots.vectors[:, frame], slots, rtol=1e-3, atol=1e-3)
+
+
+def test_a_checkpoint_of_clips_encodes_frames_one_after_the_other(tmp_path: Path) -> None:
+    tree, frames = clip_model(), torch.rand(2, 3, 3, 64, 64)
+    model = instantiate(tree)
+    torch.nn.init.normal_(model.predictor.mlp[2].weight, std=0.1)  # as after training: no identity any more
+    checkpoints.save(tree, model, tmp_path)
+    encoder = ocl.load(tmp_path)
+    output = model.eval()(frames, noise=encoder.noise)
+    slots = encoder(Batch(frames[:, 0])).vectors
+    for frame in (1, 2):
+        slots = encoder.following(Batch(frames[:, frame]), slots).vectors
+        torch.testing.assert_close(output.slots.vectors[:, frame], slots, rtol=1e-4, atol=1e-4)
+    for changed in (slots[:, :6], slots[:1], slots[..., :32]):
+        with pytest.raises(ValueError, match=r"the slots of the frames before must be \(2, 7, 64\)"):
+            encoder.following(Batch(frames[:, 0]), changed)
+
+
+def test_only_parts_that_are_neutral_may_be_missing_from_a_start() -> None:
+    model = instantiate(clip_model())
+    model.predictor = torch.nn.Linear(64, 64)
+    with pytest.raises(ValueError, match=r"sprites has no predictor\.bias"):
+        take_weights(model, "sprites")

@@ -52,6 +52,13 @@ def test_labels_are_the_sprites_drawn_at_the_tracks() -> None:
             assert labels == {m + 1 for m in range(5) if item["visible"][frame, m]}
 
 
+def test_without_texture_and_brightness_sprites_have_their_colors_on_black() -> None:
+    for item in items(4, texture=0.0, contrast=1.0, brightness=0.0):
+        paint = torch.from_numpy(SpriteRenderer(64).palette)[item["color"]]  # (M 3)
+        painted = torch.cat([torch.zeros(1, 3), paint])[item["segmentation"].long()]  # (T H W 3)
+        assert torch.equal(item["images"], painted.permute(0, 3, 1, 2).to(torch.uint8))
+
+
 def test_still_objects_under_a_moving_camera_shift_with_the_background() -> None:
     for item in items(8, speed=(0, 0), pan=0.05, bouncing=0.0, backgrounds=[NoiseBackground()]):
         pixels = (item["camera"] * 64).round().long()
@@ -118,6 +125,7 @@ def test_later_columns_pass_in_front() -> None:
         ({"scales": []}, "scales must be"),
         ({"backgrounds": []}, "needs a background"),
         ({"colors": ["mauve"]}, "colors must be among"),
+        ({"brightness": 0.3}, "0 <= texture <= brightness"),
     ],
 )
 def test_bad_settings_are_named(settings: dict, message: str) -> None:
