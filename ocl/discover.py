@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich import box
 from rich.table import Table
 from torch import Tensor
 
@@ -85,15 +86,15 @@ def discover(
 
 
 def table(rows: Rows, title: str = "Object discovery") -> Table:
-    """Names down, measures across, means with 95 % intervals."""
+    """Names down, measures across, means and below them 95 % intervals."""
     measures = list(dict.fromkeys(row["measure"] for row in rows))
-    drawn = Table(title=title)
+    drawn = Table(title=title, box=box.SIMPLE_HEAD)
     drawn.add_column("masks")
     for measure in measures:
         drawn.add_column(measure.replace("_", " "), justify="right")
     for name in dict.fromkeys(row["name"] for row in rows):
         cells = [row for row in rows if row["name"] == name]
-        drawn.add_row(name, *(f"{cell['value']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]" for cell in cells))
+        drawn.add_row(name, *(f"{cell['value']:.3f}\n{cell['low']:.2f}..{cell['high']:.2f}" for cell in cells))
     return drawn
 
 
