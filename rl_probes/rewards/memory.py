@@ -14,12 +14,13 @@ _OF_EVERY_MODULE = frozenset(vars(nn.Module()))
 
 def remembered(predictor: RewardPredictor) -> dict[str, Any]:
     """Parameters and buffers, and of every predictor inside it what its attributes hold: numbers, tensors (episode
-    memory), generators and optimisers, also within tuples, lists and dictionaries.
+    memory), generators and optimisers, also within tuples, lists and dictionaries. All of it copied: a predictor that
+    goes on learning leaves what was taken as it is.
 
     Attributes of other kinds (functions, sets of names) are settings, which whoever builds the predictor gives again.
     """
     return {
-        "tensors": {name: tensor.detach().cpu() for name, tensor in predictor.state_dict().items()},
+        "tensors": {name: _copy(tensor) for name, tensor in predictor.state_dict().items()},
         "attributes": {
             name: {key: kept for key, value in _attributes(part).items() if (kept := _taken(value)) is not None}
             for name, part in _predictors(predictor)
@@ -45,6 +46,15 @@ def remember(predictor: RewardPredictor, state: dict[str, Any]) -> None:
             _put(part, key, kept, device)
 
 
+def _copy(tensor: Tensor, device: torch.device | str = "cpu") -> Tensor:
+    return tensor.detach().to(device, copy=True)
+
+
+def _moments(entry: dict[str, Any]) -> dict[str, Tensor]:
+    """What an optimiser keeps of one parameter."""
+    return {name: _copy(torch.as_tensor(moment)) for name, moment in entry.items() if moment is not None}
+
+
 def _predictors(predictor: RewardPredictor) -> list[tuple[str, RewardPredictor]]:
     return [(name, part) for name, part in predictor.named_modules() if isinstance(part, RewardPredictor)]
 
@@ -59,11 +69,12 @@ def _taken(value: Any) -> dict[str, Any] | None:
         case None:
             return {"nothing": True}
         case Tensor():
-            return {"tensor": value.detach().cpu()}
+            return {"tensor": _copy(value)}
         case torch.Generator():
             return {"generator": value.get_state()}
         case torch.optim.Optimizer():
-            return {"optimiser": {str(index): moments for index, moments in value.state_dict()["state"].items()}}
+            moments = value.state_dict()["state"]
+            return {"optimiser": {str(index): _moments(entry) for index, entry in moments.items()}}
         case bool() | int() | float() | str():
             return {"plain": value}
         case tuple() | list():
@@ -81,10 +92,7 @@ def _put(part: RewardPredictor, key: str, kept: dict[str, Any], device: torch.de
         getattr(part, key).set_state(torch.as_tensor(content))
     elif kind == "optimiser":
         optimiser = getattr(part, key)
-        moments = {
-            int(index): {name: torch.as_tensor(value) for name, value in entry.items()}
-            for index, entry in content.items()
-        }
+        moments = {int(index): _moments(entry) for index, entry in content.items()}
         optimiser.load_state_dict({"state": moments, "param_groups": optimiser.state_dict()["param_groups"]})
     else:
         setattr(part, key, _given(kept, device))
@@ -96,7 +104,7 @@ def _given(kept: dict[str, Any], device: torch.device) -> Any:
         case "nothing":
             return None
         case "tensor":
-            return torch.as_tensor(content, device=device)
+            return _copy(torch.as_tensor(content), device)
         case "tuple":
             return tuple(_given(item, device) for item in content)
         case "list":
