@@ -77,14 +77,16 @@ def collect(
         The finished store, None while shards of other workers are missing.
 
     Raises:
-        ValueError: the encoder, a player or `fields` ask for what the world cannot show, frames or length below 1, a
-            range outside [0, 1], shares that are not positive, or a folder that holds frames of another origin.
+        ValueError: the encoder, a player or `fields` ask for what the world cannot show, a player that knows another
+            world, frames or length below 1, a range outside [0, 1], shares that are not positive, or a folder that
+            holds frames of another origin.
     """
     encoder = BlindEncoder() if encoder is None else encoder
-    asked = [("fields", frozenset(fields)), *((type(one).__name__, one.requires) for one in (*players, encoder))]
-    for name, wanted in asked:
+    for name, wanted in (("fields", frozenset(fields)), (type(encoder).__name__, encoder.requires)):
         if missing := wanted - world.fields:
             raise ValueError(f"{name} needs {sorted(missing)}, which {type(world).__name__} cannot show.")
+    for player in players:
+        player.check(world)
     if frames < 1 or length < 1:
         raise ValueError(f"frames and length must be at least 1, got {frames} and {length}.")
     if not 0 <= epsilon[0] <= epsilon[1] <= 1:

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ocl.describe import describe_part
 from ocl.shards import sha256_of
 from rl_probes.agent import Agent
+from rl_probes.envs.memory import SlotMemory
 from rl_probes.envs.world import World
 from rl_probes.runs import read_run
 
@@ -35,13 +37,21 @@ class Player(ABC):
     def actions(self, world: World, indices: Integers, generator: np.random.Generator) -> Integers:
         """What it does in the environments `indices` (n): (n,)."""
 
+    def check(self, world: World) -> None:
+        """Raises ValueError where it cannot play in this world."""
+        if missing := self.requires - world.fields:
+            raise ValueError(
+                f"{type(self).__name__} needs {sorted(missing)}, which {type(world).__name__} cannot show."
+            )
+
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Everything that decides what it does, in JSON's types and without paths."""
 
 
 class Scripted(Player):
-    """A function of the world, such as `rl_probes.envs.sprite_world.scripted_actions`."""
+    """A function of the world, such as `rl_probes.envs.sprite_world.scripted_actions`, or an object that is called like
+    one, such as `rl_probes.cloning.ClonedPlayer`."""
 
     def __init__(self, expert: Expert, share: float = 1.0) -> None:
         self.expert, self.share = expert, share
@@ -50,7 +60,7 @@ class Scripted(Player):
         return np.asarray(self.expert(world), np.int64)[indices]
 
     def describe(self) -> dict[str, Any]:
-        return {"scripted": f"{self.expert.__module__}.{self.expert.__qualname__}", "share": self.share}
+        return {"scripted": describe_part(self.expert), "share": self.share}
 
 
 class RandomPlayer(Player):
@@ -81,7 +91,7 @@ class TrainedAgent(Player):
 
     def __init__(self, run: Path, most_likely: bool = False, share: float = 1.0, trust: bool = False) -> None:
         found = read_run(run, trust=trust)
-        self._actions = found.world.num_actions
+        self._actions, self._memory = found.world.num_actions, _memory_of(found.world)
         found.world.close()
         weights = Path(run) / "agent.safetensors"
         self.agent = Agent.load(weights, found.encoder, found.pooling)
@@ -89,11 +99,19 @@ class TrainedAgent(Player):
         self.most_likely, self.share = most_likely, share
         self._weights = sha256_of(weights)
 
-    def actions(self, world: World, indices: Integers, generator: np.random.Generator) -> Integers:
+    def check(self, world: World) -> None:
+        super().check(world)
         if world.num_actions != self._actions:
             raise ValueError(
                 f"the agent knows {self._actions} actions, {type(world).__name__} has {world.num_actions}."
             )
+        memory = _memory_of(world)
+        if "objects" in self.requires and memory != self._memory:
+            raise ValueError(
+                f"the agent was trained on {self._memory} and cannot read {memory}; let it play in a world as its own."
+            )
+
+    def actions(self, world: World, indices: Integers, generator: np.random.Generator) -> Integers:
         probabilities = self.agent.action_probabilities(world.observe(self.requires, indices))  # (n A)
         if self.most_likely:
             return probabilities.argmax(axis=1)
@@ -104,3 +122,11 @@ class TrainedAgent(Player):
         encoder = self.agent.observer.encoder.fingerprint
         facts = {"agent": self._weights, "encoder": encoder, "most_likely": self.most_likely}
         return facts | {"share": self.share}
+
+
+def _memory_of(world: World) -> str:
+    """What the "objects" of a world are, for those who read them."""
+    if not isinstance(world, SlotMemory):
+        return "the objects of a world without memory"
+    carried = ", carried over" if world.carry else ""
+    return f"slots of the encoder {world.encoder.fingerprint[:12]}, {world.frames} frames of them{carried}"

@@ -2,12 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
 
 from ocl.representations import OracleObjects
 from rl_probes.cloning import ActionHead, ClonedPlayer, clone, progress_gains
+from rl_probes.collect import collect
 from rl_probes.envs.scripted import expert_actions
 from rl_probes.envs.sprite_world import SpriteWorld
 from rl_probes.envs.tasks import ObjectGoal
+from rl_probes.players import Scripted
 from rl_probes.recording import Recording
 from rl_probes.rewards.contract import CHECKS
 
@@ -89,6 +92,20 @@ def test_bad_input_is_refused():
         clone(train, val, 4, lambda part: np.full(len(part), np.nan))
     with pytest.raises(ValueError, match="fit a head of its own"):
         ClonedPlayer(ActionHead(12, 4), ENCODER)
+
+
+def test_a_cloned_player_collects_and_is_told_from_another(tmp_path):
+    heads = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        heads.append(ActionHead(ENCODER.dim, 4))
+        heads[-1].encoder_fingerprint = ENCODER.fingerprint
+    one, again, other = (Scripted(ClonedPlayer(head, ENCODER)) for head in (heads[0], heads[0], heads[1]))
+    assert one.describe() == again.describe() != other.describe()
+    collect(SpriteWorld(ObjectGoal(2), 4, 8), tmp_path, "goal", 40, players=[one], epsilon=(0, 0), length=10)
+    assert len(np.unique(Recording.load(tmp_path).action)) > 1
+    with pytest.raises(ValueError, match="differs in players"):
+        collect(SpriteWorld(ObjectGoal(2), 4, 8), tmp_path, "goal", 40, players=[other], epsilon=(0, 0), length=10)
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)

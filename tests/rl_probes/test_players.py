@@ -19,6 +19,7 @@ from ocl.representations import OracleObjects
 from ocl.store import FeatureStore
 from rl_probes.cli import COMMANDS
 from rl_probes.collect import collect
+from rl_probes.envs.memory import SlotMemory
 from rl_probes.envs.procgen import ProcgenWorld
 from rl_probes.envs.sprite_world import SpriteWorld, scripted_actions
 from rl_probes.players import RandomPlayer, Scripted, TrainedAgent
@@ -185,13 +186,41 @@ def test_what_cannot_be_is_named(tmp_path: Path, trained: Path) -> None:
         num_actions = 5
 
     with pytest.raises(ValueError, match="knows 4 actions, Five has 5"):
-        TrainedAgent(trained).actions(Five("object goal"), np.array([0]), np.random.default_rng(0))
+        collect(Five("object goal"), tmp_path, "goal", 10, players=[TrainedAgent(trained)])
     gather(tmp_path / "goal", frames=100)
     with pytest.raises(ValueError, match=r"another origin \(shard 0 differs in world\)"):
         collect(
             world(task="object comparison"), tmp_path / "goal", "object goal", 100, length=25, fields=FIELDS,
             players=[Scripted(scripted_actions)],
         )  # fmt: skip
+
+
+def test_an_agent_that_reads_remembered_slots_plays_where_there_are_the_same(tmp_path: Path, trained: Path) -> None:
+    nodes = yaml.safe_load((trained / "config.yaml").read_text())
+    settings = {
+        "folder": str(tmp_path / "run"),
+        "total_steps": 32,
+        "standardise": False,
+        "world": as_node("rl_probes.envs.memory.SlotMemory", world=nodes["world"], encoder=nodes["encoder"], frames=2),
+        "encoder": as_node("rl_probes.envs.memory.RememberedSlots", num_slots=5, dim=24),
+        "pooling": nodes["pooling"],
+        "ppo": {"n_steps": 2, "batch_size": 32, "n_epochs": 1},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(settings))
+    run_command("rl-probes", None, {"ppo": COMMANDS["ppo"]}, ["ppo", "--config", str(tmp_path / "run.yaml")])
+    reader, other = TrainedAgent(tmp_path / "run"), TrainedAgent(trained)
+    encoder, sentence = other.agent.observer.encoder, "the agent was trained on .* and cannot read .*; let it play"
+    remembering = SlotMemory(world(), encoder, frames=2, seed=5)
+    assert collect(remembering, tmp_path / "same", "goal", 40, players=[reader], length=10) is not None
+    with pytest.raises(ValueError, match=sentence):
+        collect(world(), tmp_path / "none", "goal", 40, players=[reader], length=10)
+    with pytest.raises(ValueError, match=sentence):
+        collect(remembering, tmp_path / "none", "goal", 40, players=[other], length=10)
+    categories = {"shape": 4, "color": 4, "is_agent": 2}
+    alike = OracleObjects(num_objects=5, quantities={"scale": 1, "visible": 1}, categories=categories)
+    assert (alike.num_slots, alike.dim) == (encoder.num_slots, encoder.dim)
+    with pytest.raises(ValueError, match=sentence):
+        collect(SlotMemory(world(), alike, frames=2), tmp_path / "none", "goal", 40, players=[reader], length=10)
 
 
 def test_games_have_no_masks(tmp_path: Path) -> None:
