@@ -126,8 +126,8 @@ def fit_steps(
     Validation is on single steps, as rewards are used.
 
     gaps:    how many frames the two states lie apart; larger ones show more change than noise.
-    balance: weigh pairs so that every tenth of the range of targets that occurs counts alike at every gap. Without,
-             where most steps change nothing, most of the loss is about nothing, which is also what the head will meet.
+    balance: weigh pairs so that targets of every size, in bins of 0.1, count alike at every gap. Without, where most
+             steps change nothing, most of the loss is about nothing, which is also what the head will meet.
 
     Raises:
         ValueError: the two parts share an episode or come from different encoders, no pair's target is known, all are
@@ -264,8 +264,8 @@ def _steps(
 
 
 def _balanced(values: NDArray[np.float64], gap: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Weights (m) with mean one that give every tenth of [-1, 1] that occurs at a gap the same sum; zero is a bin of
-    its own."""
+    """Weights (m) with mean one that give every bin of width 0.1 of [-1, 1] that occurs at a gap the same sum; zero is
+    a bin of its own."""
     bins = np.where(values == 0, 20, np.minimum((values + 1) * 10, 19)).astype(int)
     _, index, counts = np.unique(np.stack([gap, bins]), axis=1, return_inverse=True, return_counts=True)
     weights = 1.0 / counts[index.ravel()]

@@ -67,13 +67,18 @@ def with_return_progress(recording: Recording, low: float, high: float) -> Recor
     `rl_probes.envs.procgen_scores`; where all is paid at the end it says nothing before.
 
     Raises:
-        ValueError: high is not above low, or an episode without its first frame: its return is not known.
+        ValueError: high is not above low, or an episode without its first frame or with a step that nobody paid for:
+            its return is not known.
     """
     if not high > low:
         raise ValueError(f"the return that counts as 1 must be above the one that counts as 0, got {high} and {low}.")
     names, first = np.unique(recording.episode, return_index=True)
     if recording.step[first].any():
         raise ValueError("an episode begins after its first frame, so that its return is not known; keep whole ones.")
+    if np.isnan(recording.reward).any():
+        raise ValueError(
+            "a step has no reward (a rewound one, say), so that returns are not known; label, then rewind."
+        )
     total = np.cumsum(recording.reward, dtype=np.float64)
     before = (total - recording.reward)[first]
     returns = total - before[np.searchsorted(names, recording.episode)]

@@ -53,8 +53,12 @@ def write_minari(
     if (folder / DATA).exists():
         raise ValueError(f"{folder} already holds a data set; delete it or choose another id.")
     episodes = _whole_episodes(recording)
-    if recording.action.max(initial=-1) >= num_actions:
-        raise ValueError(f"actions must be below {num_actions}, got {recording.action.max()}.")
+    taken = recording.action[np.concatenate([frames[1:] for frames in episodes])]
+    if taken.min() < 0 or taken.max() >= num_actions:
+        raise ValueError(
+            f"steps need actions in 0..{num_actions - 1}, got {taken.min()} to {taken.max()}; leave out rewound "
+            "episodes."
+        )
     seen, space = _observations(recording, observations)
     _write_slots(recording, episodes, folder / SLOTS)
     temporary = folder / f".tmp-{uuid.uuid4().hex}"

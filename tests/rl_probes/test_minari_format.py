@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from rl_probes.minari_format import read_minari, write_minari
+from rl_probes.negatives import rewound
 from rl_probes.recording import Recording
 
 LENGTHS = (7, 1, 4, 12)
@@ -83,8 +84,10 @@ def test_bad_recordings_are_refused_before_anything_is_written(recording, tmp_pa
     headless = recording.take(recording.step > 0)
     with pytest.raises(ValueError, match="episode 30 is not whole"):
         write_minari(headless, tmp_path, ID, num_actions=4)
-    with pytest.raises(ValueError, match="actions must be below 2"):
+    with pytest.raises(ValueError, match=r"actions in 0\.\.1, got"):
         write_minari(recording, tmp_path, ID, num_actions=2)
+    with pytest.raises(ValueError, match="got -1 to 3; leave out rewound episodes"):
+        write_minari(rewound(recording, np.random.default_rng(0)), tmp_path, ID, num_actions=4)
     with pytest.raises(ValueError, match="no episode with a step"):
         write_minari(recording.take(recording.episode == 10), tmp_path, ID, num_actions=4)
     with pytest.raises(ValueError, match="every frame needs an observation"):

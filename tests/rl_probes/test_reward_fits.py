@@ -154,6 +154,8 @@ def test_progress_of_returns():
         assert found[frames] == pytest.approx(expected, abs=1e-5)
     with pytest.raises(ValueError, match="begins after its first frame"):
         with_return_progress(recording.take(recording.step > 0), 0, 1)
+    with pytest.raises(ValueError, match="a step has no reward"):
+        with_return_progress(rewound(recording, np.random.default_rng(0)), 0, 1)
 
 
 def test_clips_end_before_the_end_and_keep_their_labels():
