@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import open_clip
 import pytest
+import timm
 import torch
 import yaml
 from PIL import Image
@@ -21,6 +22,7 @@ from scipy.io import savemat
 import ocl.cli
 import rl_probes.cli
 from ocl import checkpoints
+from ocl.bfloat16 import tensor_of
 from ocl.binding.probes import Quadratic
 from ocl.binding.saved import save_probe
 from ocl.data.scenes import Scenes
@@ -75,10 +77,26 @@ def named(class_path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def is_drawn(node: dict[str, Any]) -> bool:
+    return isinstance(cls := named(node["class_path"]), type) and issubclass(cls, Scenes)
+
+
 def fewer(option: str, node: dict[str, Any], count: int = SCENES) -> list[str]:
     """Fewer items of a drawn data set; those on disk are small here anyway (and `size` there means pixels)."""
-    drawn = isinstance(cls := named(node["class_path"]), type) and issubclass(cls, Scenes)
-    return [f"--{option}.init_args.size={count}"] if drawn else []
+    if is_drawn(node):
+        return [f"--{option}.init_args.size={count}"]
+    inner = (node.get("init_args") or {}).get("dataset")
+    return fewer(f"{option}.init_args.dataset", inner, count) if isinstance(inner, dict) else []
+
+
+def built(node: dict[str, Any]) -> Any:
+    """The data set that `fewer` leaves of a node."""
+    arguments = dict(node["init_args"])
+    if is_drawn(node):
+        arguments["size"] = SCENES
+    if isinstance(inner := arguments.get("dataset"), dict):
+        arguments["dataset"] = built(inner)
+    return named(node["class_path"])(**arguments)
 
 
 def untrained(content: Any, prefix: str = "--model.model") -> list[str]:
@@ -88,6 +106,15 @@ def untrained(content: Any, prefix: str = "--model.model") -> list[str]:
     found = [f"{prefix}.pretrained=false"] if content.get("pretrained") else []
     found += [f'{prefix}.arguments={{"depth": 2}}'] if content.get("first_block") == 0 else []
     return found + [flag for name, value in content.items() for flag in untrained(value, f"{prefix}.{name}")]
+
+
+def of_one_vit(unfetched: list[str]) -> list[str]:
+    """The weights of one small file in the place of those that are fetched."""
+    if not Path("vit.pth").is_file():
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(7)
+            torch.save(timm.create_model("vit_small_patch16_224.dino", num_classes=0).state_dict(), "vit.pth")
+    return [flag.replace("pretrained=false", "weights=vit.pth") for flag in unfetched if "pretrained" in flag]
 
 
 def with_random_sam(content: Any) -> Any:
@@ -106,7 +133,14 @@ def with_random_sam(content: Any) -> Any:
 def shorten_fit(content: dict[str, Any]) -> list[str]:
     flags = [f"--trainer.max_steps={STEPS}", f"--trainer.val_check_interval={STEPS}", "--trainer.limit_val_batches=2"]
     flags += ["--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false", "--pictures=1"]
-    flags += ["--data.batch_size=2", "--data.num_workers=0", *untrained(content["model"].get("model"))]
+    unfetched = untrained(content["model"].get("model"))
+    flags += ["--data.batch_size=2", "--data.num_workers=0", *unfetched]
+    if folders := tokens_read(content["data"]):  # of the very ViT that is trained on
+        flags += of_one_vit(unfetched)
+        for folder in folders:
+            (path,) = (path for path in CONFIGS if read(path).get("folder") == folder.as_posix())
+            short = shorten_extract(read(path))
+            PROGRAMS["ocl"](["extract", "--config", str(path), *short, *of_one_vit(short)])
     if not torch.cuda.is_available():
         flags += ["--trainer.accelerator=cpu", "--trainer.precision=32-true"]
     return flags
@@ -248,20 +282,21 @@ def check_fit(content: dict[str, Any]) -> None:
 
 
 def check_generate(content: dict[str, Any]) -> None:
-    stored = StoredScenes(content["folder"])
-    drawn = named(content["dataset"]["class_path"])(**{**content["dataset"]["init_args"], "size": SCENES})
-    assert len(stored) == SCENES
-    assert all(torch.equal(value, stored[SCENES - 1][name]) for name, value in drawn[SCENES - 1].items())
+    stored, drawn = StoredScenes(content["folder"]), built(content["dataset"])
+    assert len(stored) == len(drawn) >= SCENES
+    assert all(torch.equal(value, stored[-1][name]) for name, value in drawn[len(drawn) - 1].items())
 
 
 def check_extract(content: dict[str, Any]) -> None:
     store = FeatureStore(content["folder"])
     records = store.read(range(len(store)))
-    assert len(store) in (SCENES, len(list(Path("datasets").rglob("train/*.jpg"))))
+    assert len(store) == len(built(content["dataset"]))
     assert ("masks" in records) == content["masks"]
-    assert records["vectors"].dtype == content["dtype"]
-    assert np.isfinite(records["vectors"]).all()
-    assert records["vectors"].astype(np.float32).std() > 0
+    assert set(content.get("labels") or []) <= set(records)
+    vectors = tensor_of(records["vectors"])
+    assert vectors.dtype == getattr(torch, content["dtype"])
+    assert vectors.isfinite().all()
+    assert vectors.float().std() > 0
 
 
 def check_probe(content: dict[str, Any]) -> None:
@@ -479,6 +514,24 @@ def images_read(content: Any) -> set[Path]:
     return set().union(*map(images_read, content.values()))
 
 
+def tokens_read(content: Any) -> set[Path]:
+    """The folders of stored tokens that a config reads."""
+    if not isinstance(content, dict):
+        return set()
+    if content.get("class_path") == "ocl.data.stored_tokens.StoredTokens":
+        return {Path(content["init_args"]["folder"])}
+    return set().union(*map(tokens_read, content.values()))
+
+
+def stand_in_for_images(folder: Path) -> None:
+    """What the config of `ocl generate` that makes them draws, shortened; sprites for what is collected from play."""
+    makers = [path for path in CONFIGS if "generate" in path.parts and read(path).get("folder") == folder.as_posix()]
+    for path in makers:
+        PROGRAMS["ocl"](["generate", "--config", str(path), *shorten_generate(read(path))])
+    if not makers:
+        generate(SpriteScenes(SCENES), folder, progress=False)
+
+
 def runs_read(content: dict[str, Any]) -> set[Path]:
     """The folders of trained ViTs that a config reads."""
     models = content["models"].values() if isinstance(content.get("models"), dict) else ()
@@ -576,7 +629,7 @@ def test_a_config_runs(path: Path, elsewhere: Path) -> None:
     for folder in clip_models(content):
         untrained_clip(folder)
     for folder in images_read(content):
-        generate(SpriteScenes(SCENES), elsewhere / folder, progress=False)
+        stand_in_for_images(folder)
     absolute = [str(ROOT / word) if word.startswith("configs/") else word for word in words[1:]]
     flags = shorten(content)
     PROGRAMS[words[0]](absolute + flags)
