@@ -86,7 +86,7 @@ def reward_of(arm: str, head: Path) -> RewardScheme | None:
         case "predicted":
             return PredictedReward(head)
         case "RND" | "RDD":
-            return NoveltyBonus(0.1, sigma=float(arm == "RDD"))
+            return NoveltyBonus(sigma=float(arm == "RDD"))
         case "any movement":
             return GivenReward(AnyMovement(position=[0, 1], objects=[12]))  # of the agent
     return None

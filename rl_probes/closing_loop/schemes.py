@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ocl.describe import class_path, fingerprint
+from ocl.describe import class_path, digest, fingerprint
 from ocl.representations import ObjectEncoder
 from ocl.shapes import Slots
 from rl_probes.closing_loop.predictors import JudgedByProgress, OncePerState, WithBonus
 from rl_probes.rewards.checkpoint import load_head
-from rl_probes.rewards.combine import RunningScale
 from rl_probes.rewards.function import RewardFunction, as_reward_fn
 from rl_probes.rewards.novelty import RandomDistillation, SetNetwork
 from rl_probes.rewards.predictor import RewardPredictor
+from rl_probes.rewards.return_scale import ReturnScale
 from rl_probes.rewards.set_progress import DeepSetProgress
 from rl_probes.rewards.shaping import PotentialShaping
 
@@ -34,8 +35,7 @@ class RewardScheme(ABC):
         Raises:
             ValueError: a head that was fitted on another encoder's slots, or a goal that is missing.
         """
-        device = next((tensor.device for tensor in encoder.state_dict().values()), torch.device("cpu"))
-        return as_reward_fn(self.predictor(encoder, gamma).to(device), encoder)
+        return as_reward_fn(self.predictor(encoder, gamma).to(_device_of(encoder)), encoder)
 
     def describe(self) -> dict[str, Any]:
         """What decides the reward, for manifests; a run continues only with an equal one."""
@@ -87,25 +87,30 @@ class ShapedReward(_FromHead):
 
 
 class NoveltyBonus(RewardScheme):
-    """The environment's reward + coefficient * random distillation of the slots, divided by its running deviation.
+    """The environment's reward + coefficient * random distillation of the slots, divided by the running deviation of
+    its discounted sums (`ReturnScale`).
 
     Args:
         coefficient: of the bonus; ours, to be tuned for a task.
         sigma: noise of the distilled target: 1 for RDD, 0 for RND; see `RandomDistillation`.
         width, outputs: of target and learner.
+        batch: states per step of the learner.
     """
 
-    def __init__(self, coefficient: float = 0.1, sigma: float = 1.0, width: int = 128, outputs: int = 64) -> None:
+    def __init__(
+        self, coefficient: float = 1.0, sigma: float = 1.0, width: int = 128, outputs: int = 64, batch: int = 256
+    ) -> None:
         self.coefficient, self.sigma, self.width, self.outputs = coefficient, sigma, width, outputs
+        self.batch = batch
 
     def predictor(self, encoder: ObjectEncoder, gamma: float) -> RewardPredictor:
         target, learner = (SetNetwork(encoder.dim, self.width, self.outputs) for _ in range(2))
-        bonus = RandomDistillation(encoder.dim, target, learner, self.sigma)
-        return WithBonus(RunningScale(bonus), self.coefficient)
+        bonus = RandomDistillation(encoder.dim, target, learner, self.sigma, batch=self.batch)
+        return WithBonus(ReturnScale(bonus, gamma), self.coefficient)
 
 
 class GivenReward(RewardScheme):
-    """Any predictor, as it is, in the place of the environment's reward.
+    """Any predictor, as it is, in the place of the environment's reward; each run learns on a copy of its own.
 
     Args:
         reward: the predictor; one that depends on the discount must have been given the learner's own.
@@ -113,11 +118,19 @@ class GivenReward(RewardScheme):
     """
 
     def __init__(self, reward: RewardPredictor, goal: Slots | None = None) -> None:
-        self._reward, self._goal = reward, goal
+        self._reward, self._goal = deepcopy(reward), goal
         self.reward = fingerprint(reward)
+        self.goal = None if goal is None else [digest(goal.vectors), digest(goal.valid)]
 
     def predictor(self, encoder: ObjectEncoder, gamma: float) -> RewardPredictor:
-        return self._reward
+        return deepcopy(self._reward)
 
     def build(self, encoder: ObjectEncoder, gamma: float) -> RewardFunction:
-        return as_reward_fn(self._reward, encoder, self._goal)
+        device, goal = _device_of(encoder), self._goal
+        if goal is not None:
+            goal = Slots(goal.vectors.to(device), None, goal.valid.to(device))
+        return as_reward_fn(self.predictor(encoder, gamma).to(device), encoder, goal)
+
+
+def _device_of(encoder: ObjectEncoder) -> torch.device:
+    return next((tensor.device for tensor in encoder.state_dict().values()), torch.device("cpu"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from copy import copy
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
@@ -89,16 +90,10 @@ class SlotTransition:
         """
         if self.next_slots is None:
             raise ValueError("advanced() needs next_slots, which this transition lacks.")
-        return replace(
-            self,
-            slots=self.next_slots,
-            valid=self.next_valid,
-            next_slots=None,
-            next_valid=None,
-            actions=None,
-            rewards=None,
-            terminated=None,
-        )
+        then = copy(self)  # its fields are checked and free of padding: nothing to do again
+        then.slots, then.valid, then.next_slots, then.next_valid = self.next_slots, self.next_valid, None, None
+        then.actions = then.rewards = then.terminated = None
+        return then
 
 
 def valid_slots(transition: SlotTransition) -> Tensor:

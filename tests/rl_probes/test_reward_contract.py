@@ -27,6 +27,7 @@ from rl_probes.rewards.novelty import RandomDistillation, SetNetwork
 from rl_probes.rewards.perceptual_reward import PerceptualSteps
 from rl_probes.rewards.predictor import RewardPredictor
 from rl_probes.rewards.preference_reward import PreferenceReward
+from rl_probes.rewards.return_scale import ReturnScale
 from rl_probes.rewards.set_progress import DeepSetProgress, FlattenedProgress, TransformerProgress
 from rl_probes.rewards.shaping import PotentialShaping
 from rl_probes.rewards.stage_progress import StageProgress
@@ -78,6 +79,7 @@ def predictors():
         "sum of rewards": WeightedSum([HopReward(DIM), PotentialShaping(progress, 0.9), goal], [1.0, 0.5, 2.0]),
         "key": KeyReward([HopReward(DIM), goal]),
         "scaled": RunningScale(progress),
+        "scaled by returns": ReturnScale(progress, 0.9),
         "bounded": BoundedCentered(fitted(PreferenceReward(DIM)), torch.randn(7)),
         "best so far": BestSoFar(progress),
         "arithmetic": ObjectArithmetic(torch.nn.Linear(DIM, 16)),

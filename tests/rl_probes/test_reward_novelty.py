@@ -2,14 +2,18 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load, save
 from torch import nn
 
 from rl_probes.rewards.contract import random_transitions
+from rl_probes.rewards.memory import remember, remembered
 from rl_probes.rewards.novelty import RandomDistillation, SetNetwork
-from rl_probes.rewards.transition import SlotTransition
+from rl_probes.rewards.predictor import RewardPredictor
+from rl_probes.rewards.return_scale import ReturnScale
+from rl_probes.rewards.transition import RewardOutput, SlotTransition
 
 STATES, OUTPUTS = 2000, 8
 
@@ -85,6 +89,74 @@ def test_only_the_learner_learns_and_states_without_slots_teach_nothing():
     assert not all(map(torch.equal, learner, predictor.learner.parameters()))
 
 
+def test_a_learner_that_gathers_states_learns_what_it_would_from_all_of_them_at_once():
+    halves, whole = (RandomDistillation(4, *networks(), sigma=0.0, batch=batch) for batch in (32, 1))
+    first, second = random_transitions(4), random_transitions(4, seed=1)
+    for _ in range(3):
+        assert halves.observe(first) == {}
+        assert halves.observe(second)["distillation_loss"] > 0
+        whole.observe(SlotTransition(torch.cat([first.slots, second.slots]), torch.cat([first.valid, second.valid])))
+    for one, other in zip(halves.learner.parameters(), whole.learner.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    halves.observe(first)
+    with pytest.raises(ValueError, match="equally many slots, got 3"):
+        halves.observe(random_transitions(4, num_slots=3))
+
+
+def test_what_waits_to_be_learnt_is_remembered():
+    predictor, again = (RandomDistillation(4, *networks(), sigma=0.0, batch=32) for _ in range(2))
+    predictor.observe(random_transitions(4))
+    remember(again, remembered(predictor))
+    for one in (predictor, again):
+        one.observe(random_transitions(4, seed=1))
+    given = random_transitions(4, seed=2)
+    assert torch.equal(again(given).reward, predictor(given).reward)
+
+
+def test_outputs_begin_of_the_order_of_one_and_differ_between_states():
+    """Against noise of deviation 1, a target that hardly differs between states would say nothing about visits."""
+    for dim, outputs in ((13, 64), (64, 128)):
+        found = SetNetwork(dim, 128, outputs)(torch.randn(512, 9, dim), torch.ones(512, 9, dtype=torch.bool))
+        assert 1 / 3 < found.square().mean().sqrt() < 3
+        assert found.std(0).mean() > 0.2
+
+
+class First(RewardPredictor):
+    """The first feature of the only slot."""
+
+    kind = "bonus"
+    state_dependence = "state"
+    bounds = (float("-inf"), float("inf"))
+    asked = 0
+
+    def predict(self, transition):
+        self.asked += 1
+        return RewardOutput(reward=transition.slots[:, 0, 0])
+
+
+def test_a_bonus_is_divided_by_the_deviation_of_its_discounted_sums():
+    values = np.random.default_rng(0).exponential(size=(50, 8)).astype(np.float32)
+    bonus, sums, seen = First(), np.zeros(8), []
+    predictor = ReturnScale(bonus, 0.9)
+    for row in values:
+        state = SlotTransition(torch.from_numpy(row)[:, None, None])
+        expected = row / (np.std(seen) if seen else 1.0)
+        np.testing.assert_allclose(predictor(state).reward.numpy(), expected, rtol=1e-5)
+        predictor.observe(state)
+        predictor.reset(torch.ones(8, dtype=torch.bool))  # sums go on over the ends of episodes
+        sums = 0.9 * sums + row
+        seen.append(sums)
+    assert bonus.asked == len(values)  # once for each state, to be paid and to be observed
+    with pytest.raises(ValueError, match="remembers 8 environments, got 3"):
+        predictor.observe(SlotTransition(torch.ones(3, 1, 1)))
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1.0, float("nan")])
+def test_sums_that_never_settle_are_refused(gamma):
+    with pytest.raises(ValueError, match=r"gamma must be in \[0, 1\)"):
+        ReturnScale(First(), gamma)
+
+
 def test_the_scale_of_slots_survives_saving():
     predictor = RandomDistillation(4, *networks())
     predictor.observe(random_transitions(4))
@@ -99,3 +171,5 @@ def test_the_scale_of_slots_survives_saving():
 def test_bad_input_is_named(bad):
     with pytest.raises(ValueError, match="sigma must not be negative and clip must be positive"):
         RandomDistillation(4, *networks(), **bad)
+    with pytest.raises(ValueError, match="a batch of at least one state, got 0"):
+        RandomDistillation(4, *networks(), batch=0)
