@@ -37,20 +37,22 @@ def code_of(segmentation: Any, height: int, width: int) -> rle.RLE:
 
 
 def painted(
-    codes: Sequence[rle.RLE], numbers: Sequence[int], shape: tuple[int, int], overlap: int = IGNORE
+    codes: Sequence[rle.RLE],
+    numbers: Sequence[int],
+    shape: tuple[int, int],
+    overlap: int = IGNORE,
+    crowds: Sequence[rle.RLE] = (),
+    crowd: int = IGNORE,
 ) -> NDArray[np.int64]:
-    """(H W): 0 where no mask is, the number of the mask where one is, `overlap` where several are."""
-    if not codes:
-        return np.zeros(shape, np.int64)
-    masks = rle.decode(codes).view(torch.uint8)
-    count = masks.sum(dim=0).numpy()
-    first = np.asarray(numbers, np.int64)[masks.argmax(dim=0).numpy()]
-    labels = np.where(count > 0, first, 0)
+    """(H W): 0 where no mask is, the number of the mask where one is, `overlap` where several are, and `crowd` where
+    only crowds are."""
+    count = np.zeros(shape, np.uint8)
+    labels = np.zeros(shape, np.int64)
+    if codes:
+        masks = rle.decode(codes).view(torch.uint8)
+        count = masks.sum(dim=0).clamp(max=2).numpy()
+        labels = np.where(count > 0, np.asarray(numbers, np.int64)[masks.argmax(dim=0).numpy()], 0)
     labels[count > 1] = overlap
+    if crowds:
+        labels[rle.decode(crowds).any(dim=0).numpy() & (count == 0)] = crowd
     return labels
-
-
-def union(codes: Sequence[rle.RLE], shape: tuple[int, int]) -> NDArray[np.bool_]:
-    """(H W): where any of the masks is."""
-    found: NDArray[np.bool_] = rle.decode(codes).any(dim=0).numpy() if codes else np.zeros(shape, bool)
-    return found

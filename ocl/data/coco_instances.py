@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ocl.data.coco_annotations import code_of, painted, union
+from ocl.data.coco_annotations import code_of, painted
 from ocl.data.segmented_images import SegmentedImages
 from ocl.files import read_json
 from ocl.shapes import IGNORE
@@ -90,17 +90,15 @@ class COCOInstances(SegmentedImages):
         shape, entries = self._shapes[index], self._read(index)
         try:
             codes = [code_of(segmentation, *shape) for _, _, segmentation in entries]
-            objects = [number for number, (_, crowd, _) in enumerate(entries, start=1) if self._counts(crowd)]
-            labels = painted([codes[number - 1] for number in objects], objects, shape, self.overlap)
-            rest = union(
-                [code for code, (_, crowd, _) in zip(codes, entries, strict=True) if not self._counts(crowd)], shape
-            )
+            counts = [not crowd or self.crowd is None for _, crowd, _ in entries]
+            objects = [number for number, is_object in enumerate(counts, start=1) if is_object]
+            crowds = [code for code, is_object in zip(codes, counts, strict=True) if not is_object]
+            chosen = [codes[number - 1] for number in objects]
+            return painted(chosen, objects, shape, self.overlap, crowds, self.crowd or 0)
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"The annotations of {self.path(index)} hold a damaged mask ({error}); restore them."
             ) from error
-        labels[rest & (labels == 0)] = self.crowd or 0
-        return labels
 
     def attributes(self, index: int, numbers: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         classes = np.array([entry[0] for entry in self._read(index)], np.int64)
@@ -110,6 +108,3 @@ class COCOInstances(SegmentedImages):
         """[category, crowd, segmentation] of every annotation of a photograph; objects are numbered by them, from 1."""
         entries: list[Any] = json.loads(self._entries[index])
         return entries
-
-    def _counts(self, crowd: int) -> bool:
-        return not crowd or self.crowd is None

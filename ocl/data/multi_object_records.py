@@ -70,7 +70,7 @@ class MultiObjectRecords(Dataset[Item], ABC):
             "images": torch.from_numpy(center_image(image, self.image_size[0])),
             "segmentation": torch.from_numpy(labels),
             "visible": torch.from_numpy(visible),
-            **{name: torch.from_numpy(np.ascontiguousarray(values)) for name, values in attributes.items()},
+            **{name: torch.from_numpy(np.array(values)) for name, values in attributes.items()},
         }
 
 

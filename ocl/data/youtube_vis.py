@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from ocl.data.coco_annotations import code_of, painted, union
+from ocl.data.coco_annotations import code_of, painted
 from ocl.data.images import files_digest, read_image
 from ocl.data.videos import Videos
 from ocl.files import read_json
-from ocl.masks.rle import RLE
 from ocl.shapes import IGNORE
 
 
@@ -104,13 +103,16 @@ class YouTubeVIS(Videos):
 
     def _labels(self, video: int, frame: int) -> NDArray[np.int64]:
         shape = self._shapes[video]
-        crowds: list[RLE | None] = []
-        things: list[RLE | None] = []
+        numbers, things, crowds, number = [], [], [], 0
         for entry in self._objects[video]:
-            mask = entry["segmentations"][frame]  # null where the object is not in view
-            code = None if mask is None else code_of(mask, *shape)
-            (crowds if entry.get("iscrowd", 0) else things).append(code)
-        seen = [(number, code) for number, code in enumerate(things, start=1) if code is not None]
-        labels = painted([code for _, code in seen], [number for number, _ in seen], shape, self.overlap)
-        labels[union([code for code in crowds if code is not None], shape) & (labels == 0)] = IGNORE
-        return labels
+            crowd, mask = bool(entry.get("iscrowd", 0)), entry["segmentations"][frame]
+            number += not crowd
+            if mask is None:  # out of view
+                continue
+            code = code_of(mask, *shape)
+            if crowd:
+                crowds.append(code)
+            else:
+                numbers.append(number)
+                things.append(code)
+        return painted(things, numbers, shape, self.overlap, crowds)
