@@ -142,7 +142,7 @@ def train(
     scaling = RewardScaling(config.gamma) if scale_rewards else None
     paid = None
     if reward is not None:
-        with torch.random.fork_rng():  # what is random in a reward is the seed's, and takes nothing from the policy
+        with torch.random.fork_rng():  # its weights are the seed's; those of the policy are as without it
             torch.manual_seed(seed)
             paid = reward.build(encoder, config.gamma)
     env = FrozenFeatureVecEnv(world, Observer(encoder, standardisation), bootstrap_timeouts, scaling, paid)
@@ -155,6 +155,8 @@ def train(
     if saved is None:
         description = {"class": type(encoder).__name__, "description": encoder.describe()}
         write_manifest(folder, config=experiment | {"total_steps": total_steps}, seed=seed, encoder=description)
+        if monitor is not None:
+            monitor.reset()
     else:
         _check_same(experiment, saved["experiment"], folder)
         seconds = _restore(model, env, saved)

@@ -66,6 +66,10 @@ class HackingMonitor:
         self.fired_at: int | None = None
         self._predicted, self._true = (deque[float](maxlen=window * 2**doublings) for _ in range(2))
 
+    def reset(self) -> None:
+        """Forget all episodes: another run begins."""
+        self.set_state({"predicted": [], "true": [], "fired_at": None})
+
     def add(self, predicted: float, true: float) -> None:
         """One finished episode: the sum of its predicted and of its true rewards.
 

@@ -7,9 +7,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from ocl.files import read_json
 from ocl.representations import OracleObjects
+from ocl.shapes import Slots
 from rl_probes import snapshot
 from rl_probes.closing_loop import (
     AnyMovement,
@@ -36,6 +38,7 @@ from rl_probes.progress import read_progress
 from rl_probes.rewards.best_so_far import BestSoFar
 from rl_probes.rewards.checkpoint import save_head
 from rl_probes.rewards.contract import CHECKS
+from rl_probes.rewards.goal_similarity import SlotGoalSimilarity
 from rl_probes.rewards.memory import remember, remembered
 from rl_probes.rewards.novelty import RandomDistillation, SetNetwork
 from rl_probes.rewards.predictor import RewardPredictor
@@ -219,6 +222,36 @@ def test_a_seed_decides_the_reward_s_networks_and_leaves_the_policy_s_alone(tmp_
     again, other = bonus(0, "again"), bonus(1, "other")
     assert all(np.array_equal(value, again[name]) for name, value in one.items())
     assert any(not np.array_equal(value, other[name]) for name, value in one.items())
+
+
+def test_runs_of_one_scheme_and_one_monitor_know_nothing_of_each_other(tmp_path):
+    scheme = GivenReward(WithBonus(RandomDistillation(13, SetNetwork(13, 16, 8), SetNetwork(13, 16, 8)), 0.5))
+    monitor = HackingMonitor(20)
+    found = []
+    for name in ("one", "other"):
+        run(tmp_path / name, 512, scheme, monitor=monitor)
+        found.append(snapshot.load(tmp_path / name / "snapshot.safetensors"))
+        monitor.fired_at = 512
+    one, other = ({name: tree[name] for name in ("policy", "environments", "monitor")} for tree in found)
+    assert json.dumps(one, default=lambda a: a.tolist()) == json.dumps(other, default=lambda a: a.tolist())
+    assert len(one["monitor"]["true"]) > 0
+
+
+def test_a_given_reward_is_told_by_its_goal_and_goes_where_the_encoder_is():
+    class Elsewhere(Counted):
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("place", torch.zeros(1, device="meta"), persistent=True)
+
+    def goal(value):
+        return Slots.of(torch.full((1, 2, 13), value))
+
+    similarity = SlotGoalSimilarity([nn.Linear(13, 4)])
+    one, same, other = (GivenReward(similarity, goal(value)) for value in (0.5, 0.5, 0.6))
+    assert one.describe() == same.describe() != other.describe()
+    built = one.build(Elsewhere(), 0.99)
+    assert {parameter.device.type for parameter in built.predictor.parameters()} == {"meta"}
+    assert built.goal.vectors.device.type == built.goal.valid.device.type == "meta"
 
 
 def test_another_reward_or_monitor_does_not_continue_a_run(tmp_path):
