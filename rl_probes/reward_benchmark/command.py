@@ -65,6 +65,8 @@ def benchmark(
         raise ValueError("a benchmark needs tasks, encoders, predictors and different seeds from 0 on.")
     if taken := sorted({"constant", "random", "clock", "oracle", CONTROLS} & set(predictors)):
         raise ValueError(f"{', '.join(taken)} is the name of a control; call the predictor something else.")
+    if wrong := [name for name in (*encoders, *predictors) if Path(name).name != name or name == ".."]:
+        raise ValueError(f"{wrong[0]!r} cannot be the name of a folder; call that encoder or predictor something else.")
     found = {name: stored.load(episodes, name) for name in tasks}
     grid = list(_cells(found, encoders, predictors, seeds, folder, gamma, image_size, resamples))
     finished = {cell.title: cell.result() for cell in grid}  # all of them, before any is made

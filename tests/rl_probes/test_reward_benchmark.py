@@ -155,6 +155,8 @@ def test_a_benchmark_compares_continues_and_reports(episodes, tmp_path):
         compare(episodes, tmp_path, gamma=0.9)
     with pytest.raises(ValueError, match="clock is the name of a control"):
         compare(episodes, tmp_path, predictors={"clock": Progress()})
+    with pytest.raises(ValueError, match="'deep set/3' cannot be the name of a folder"):
+        compare(episodes, tmp_path, predictors={"deep set/3": Progress()})
 
 
 def test_attribution_is_painted_where_the_mask_is():
