@@ -69,7 +69,7 @@ def walks(seed: int = 0, shuffle: bool = True) -> Recording:
 @pytest.mark.parametrize("target", [hop_of_progress, reward_of_step])
 def test_a_pair_head_learns_what_steps_are_worth(target):
     train, val, test = walks().split()
-    head = fit_steps(train, val, target, epochs=15)
+    head = fit_steps(train, val, target, epochs=25)
     found, first, second = predict_steps(head, test)
     assert pearson_distance(found, target(test, first, second)) < 0.2  # chance 0.707
     assert head.encoder_fingerprint == "toy"
