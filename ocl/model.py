@@ -13,7 +13,7 @@ class ObjectCentricModel(nn.Module):
     """Images to slots and back.
 
     Args:
-        encoder: images (B 3 H W) float in [0, 1] -> `Features`.
+        encoder: images (B 3 H W) float in [0, 1] -> `Features`, or a kind of `ocl.feature_types`.
         initial_slots: (`Features`, K, noise, `Hints`) -> (B K D).
         grouping: (`Features`, initial slots, T, `Hints`) -> `Slots`.
         decoder: slot vectors (B K D), keep (B K) or None -> `Decoded`; or a `GroupedDecoder`, `Grouped` -> `Decoded`.

@@ -6,6 +6,7 @@ import copy
 from typing import Any, Self
 
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from ocl.encoders.frozen_vit import FrozenViT
@@ -34,8 +35,8 @@ class TunedViT(FrozenViT):
         arguments: further arguments of the timm model, for example {"patch_size": 8, "depth": 6} of a ViT of our own.
 
     Raises:
-        FileNotFoundError, ValueError: see `FrozenViT`; also no such block, one after `layer`, or a ViT with rotary
-            positions, whose blocks need more than tokens.
+        FileNotFoundError, ValueError: see `FrozenViT`; also no such block, one after `layer`, or another kind of
+            ViT than timm's plain one, such as one with rotary positions.
     """
 
     def __init__(
@@ -55,8 +56,8 @@ class TunedViT(FrozenViT):
             raise ValueError(
                 f"first_block {first_block} comes after layer {layer}, so nothing would be trained; lower it."
             )
-        if not hasattr(vit, "_pos_embed") or getattr(vit, "rope", None) is not None:
-            raise ValueError(f"{name} has no absolute position embedding, or not that alone; choose another timm ViT.")
+        if not isinstance(vit, VisionTransformer):
+            raise ValueError(f"the blocks of {name} need more than tokens; choose a ViT with absolute positions alone.")
         self.tuned = copy.deepcopy(self._frozen_blocks()).requires_grad_(True)
 
     def train(self, mode: bool = True) -> Self:

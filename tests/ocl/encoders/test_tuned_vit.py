@@ -136,7 +136,7 @@ def test_bad_input_is_named() -> None:
         encoder_of(first_block=3, layer=1)
     with pytest.raises(ValueError, match="blocks 0 to 3"):
         encoder_of(first_block=4)
-    with pytest.raises(ValueError, match="absolute position embedding"):
+    with pytest.raises(ValueError, match="positions alone"):
         TunedViT("vit_small_patch16_rope_224", (32, 32), pretrained=False, arguments={"depth": 2})
     with pytest.raises(TypeError, match="images must be floating"):
         encoder_of()(torch.zeros(1, 3, *SIZE, dtype=torch.uint8))
