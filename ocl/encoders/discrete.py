@@ -17,7 +17,7 @@ class DiscreteAutoencoder(nn.Module):
 
     Encoder: one 4 x 4 convolution of stride 4, six of 1 x 1, then V logits. Decoder: two rounds of convolutions that
     double the size by pixel shuffling. Each convolution but the last of both has no bias and is followed by a norm over
-    the whole map and ReLU (Singh et al. 2022, arXiv 2110.11405). All images and channels are in [0, 1].
+    the whole map and ReLU (Singh et al. 2022, arXiv 2110.11405). Images are in [0, 1].
 
     Args:
         vocabulary: V. Published: 1024 or 4096.
