@@ -1,4 +1,4 @@
-"""`ocl fit | validate | test | generate | extract | probe | discover | masks | benchmark | occam | binding`."""
+"""`ocl fit | validate | test | generate | extract | probe | discover | masks | benchmark | occam | binding | prepare`"""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from ocl.manifest import write_manifest
 from ocl.masks.base import MaskSource
 from ocl.masks_command import masks
 from ocl.occam.command import occam
+from ocl.prepare import prepare
 from ocl.probes import collect, probe_properties
 from ocl.representations import FrozenSlotModel, ObjectEncoder
 
@@ -224,6 +225,7 @@ COMMANDS: dict[str, commands.Command | commands.Group] = {
     "benchmark": benchmark,
     "occam": occam,
     "binding": binding,
+    "prepare": prepare,
 }
 
 
@@ -231,6 +233,8 @@ def main(arguments: Sequence[str] | None = None) -> Any:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     if arguments and arguments[0] in LIGHTNING:
         return run_lightning(arguments)
+    if arguments[:1] == ["prepare"] and arguments[1:] and not arguments[1].startswith("-"):
+        arguments.insert(1, "--name")  # `ocl prepare coco`
     description = f"{__doc__}\n\n{', '.join(LIGHTNING)} train and evaluate; see `ocl fit --help`."
     return commands.run("ocl", description, COMMANDS, arguments)
 
