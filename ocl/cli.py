@@ -1,4 +1,5 @@
-"""`ocl fit | validate | test | generate | extract | probe | discover | masks | benchmark | occam | binding | prepare`"""
+"""`ocl fit | validate | test | generate | extract | probe | discover | masks | benchmark | occam | binding`, and
+`ocl prepare`."""
 
 from __future__ import annotations
 
