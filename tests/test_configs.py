@@ -39,6 +39,7 @@ from rl_probes.reward_benchmark.stored import load
 from rl_probes.rewards.checkpoint import save_head
 from rl_probes.rewards.set_progress import DeepSetProgress
 from rl_probes.runs import build
+from tests import small_sets
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -48,6 +49,7 @@ STEPS, SCENES, BIRDS = 2, 48, 12
 NEEDED = {  # what a config names -> the module that its extra brings
     "rl_probes.envs.fetch.FetchWorld": ("gymnasium_robotics", "robots"),
     "id: CartPole-v1": ("pygame", "classic-control"),
+    "ocl.data.coco_instances.COCOInstances": ("pycocotools", "coco"),
 }
 
 
@@ -227,8 +229,8 @@ def shorten_evaluate(content: dict[str, Any]) -> list[str]:
 
 
 def shorten_grid(content: dict[str, Any]) -> list[str]:
-    """Rows are all built; where some read what other configs make, those and the ceiling alone are played, on one task:
-    every cell is a process of its own, which imports for seconds."""
+    """Rows are all built; where some read what other configs make, one of those alone is played, on one task: every
+    cell is a process of its own, which imports for seconds."""
     rows = content["representations"]
     for one in rows:
         one.get("ppo", {}).update(n_steps=8, batch_size=64)
@@ -236,9 +238,9 @@ def shorten_grid(content: dict[str, Any]) -> list[str]:
             build({"encoder": encoder, "pooling": one["pooling"]})
     reading = [one for one in rows if checkpoints_read(one) | weights_read(one)]
     if reading:
-        content["representations"] = [one for one in rows if one in reading or one["name"] == content["ceiling"]]
+        content |= {"representations": reading[:1], "ceiling": reading[0]["name"]}
         del content["tasks"][1:]
-    flags = [f"--{name}={json.dumps(content[name])}" for name in ("tasks", "representations")]
+    flags = [f"--{name}={json.dumps(content[name])}" for name in ("tasks", "representations", "ceiling")]
     return [*flags, "--ppo.n_steps=8", "--ppo.batch_size=64", "--total_steps=256", "--seeds=[0]", "--episodes=8"]
 
 
@@ -497,11 +499,14 @@ def checkpoints_read(content: Any) -> set[Path]:
 
 
 def models_continued(content: Any) -> set[Path]:
-    """The checkpoint folders of models that a training starts from or learns from: no other model will do."""
+    """The checkpoint folders of models that a training starts from or learns from, but for those in the package: no
+    other model will do."""
     if not isinstance(content, dict):
         return set()
     teacher = content["init_args"]["folder"] if content.get("class_path") == "ocl.checkpoints.load" else None
-    named = {Path(path) for path in (content.get("start_from"), teacher) if path}
+    named = {
+        Path(path) for path in (content.get("start_from"), teacher) if path and not (ocl.PRETRAINED / path).is_dir()
+    }
     return named.union(*map(models_continued, content.values()))
 
 
@@ -604,6 +609,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WANDB_SILENT", "true")
     photographs(tmp_path / "datasets" / "bsds500" / "data")
+    published = {name: tmp_path / "datasets" / name / "data" for name in ("coco", "pascal_voc", "movi")}
+    small_sets.coco(published["coco"])
+    voc = published["pascal_voc"]
+    small_sets.voc(voc / "VOCdevkit" / "VOC2012", voc / "benchmark_RELEASE" / "dataset")
+    for name in ("movi_c", "movi_e"):
+        small_sets.movi(published["movi"] / name / "128x128" / "1.0.0", name)
     birds(tmp_path / "datasets" / "waterbirds" / "data" / "waterbird_complete95_forest2water2")
     return tmp_path
 

@@ -9,7 +9,11 @@ import pytest
 import torch
 
 import ocl
+from ocl import checkpoints
+from ocl.instantiate import instantiate
 from ocl.representations import OracleObjects, RandomCNN, WithPositions
+from ocl.shapes import images_as_float
+from ocl.starting_weights import take_weights
 from rl_probes import snapshot
 from rl_probes.agent import Agent
 from rl_probes.envs.memory import RememberedSlots, SlotMemory
@@ -114,6 +118,49 @@ def test_a_memory_continues_exactly_from_its_state(tmp_path):
     assert torch.equal(slots_of(world), slots_of(other))
     with pytest.raises(ValueError, match="expected"):
         SlotMemory(SpriteWorld("push", 3), oracle()).set_state(world.state())
+
+
+@pytest.fixture
+def clip_checkpoint(tmp_path):
+    """The packaged weights as a model of clips, with a predictor that moves slots."""
+    parts = checkpoints.read_config(ocl.checkpoint_at("sprites"))["model"]["init_args"]
+    predictor = {"class_path": "ocl.slots.predictor.SlotPredictor", "init_args": {"dim": 64}}
+    tree = {"class_path": "ocl.video.VideoModel", "init_args": {**parts, "predictor": predictor}}
+    model = instantiate(tree)
+    take_weights(model, "sprites")
+    torch.nn.init.normal_(model.predictor.mlp[2].weight, std=0.1)
+    return str(checkpoints.save(tree, model, tmp_path / "clips"))
+
+
+def test_a_model_of_clips_follows_the_world_as_it_follows_a_clip(clip_checkpoint):
+    world = SlotMemory(SpriteWorld("push", 3), clip_checkpoint, carry=True, seed=2)
+    frames, seen = [], []
+    for action in range(4):
+        frames.append(world.observe(IMAGES).images)
+        seen.append(slots_of(world))
+        world.step(np.full(3, action))
+    clips = images_as_float(torch.cat(frames)).unflatten(0, (4, 3)).transpose(0, 1)
+    with torch.no_grad():
+        expected = world.encoder.model(clips, noise=world.encoder.noise).slots.vectors
+    torch.testing.assert_close(torch.stack(seen, dim=1), expected, rtol=1e-3, atol=1e-3)
+    carried = SlotMemory(SpriteWorld("push", 3), "sprites", carry=True, seed=2)
+    assert carried.provenance()["slots"] != world.provenance()["slots"]
+
+
+def test_a_run_on_a_model_of_clips_continues_exactly(clip_checkpoint, tmp_path):
+    def go(folder, steps):
+        world = SlotMemory(SpriteWorld("object goal", 4), clip_checkpoint, carry=True, seed=1)
+        encoder, pooling = RememberedSlots(7, 64), partial(DeepSetPooling, width=16)
+        config = PPOConfig(n_steps=8, batch_size=32, n_epochs=1)
+        return train(
+            world, encoder, pooling, folder=tmp_path / folder, total_steps=steps, config=config, snapshot_every=1
+        )
+
+    whole = go("whole", 128)
+    go("parts", 64)
+    parts = go("parts", 128)
+    for (name, one), two in zip(whole.policy.named_parameters(), parts.policy.parameters(), strict=True):
+        assert torch.equal(one, two), name
 
 
 def test_agents_train_continue_and_are_evaluated_on_remembered_slots(tmp_path):
