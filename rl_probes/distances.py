@@ -141,15 +141,10 @@ def canonical_samples(
     """
     if len(pool_actions) != len(pool_states) or not len(pool_states):
         raise ValueError(f"the pool needs as many actions as states, got {len(pool_actions)} and {len(pool_states)}.")
+    mean = _means(reward, np.concatenate([states, next_states, pool_states]), pool_actions, pool_states)
     count = len(states)
-    origins = np.concatenate([states, next_states, pool_states])  # (2n+m ...)
-    mean = np.zeros(len(origins))
-    for action, following in zip(pool_actions, pool_states, strict=True):
-        mean += reward(origins, _repeat(action, len(origins)), _repeat(following, len(origins)))
-    mean /= len(pool_states)
     observed = np.asarray(reward(states, actions, next_states), np.float64)
-    canonical: NDArray[np.float64] = observed + gamma * mean[count : 2 * count] - mean[:count]
-    return without_rounding(canonical - gamma * float(mean[2 * count :].mean()), observed)
+    return _canonical(observed, mean[:count], mean[count : 2 * count], mean[2 * count :], gamma)
 
 
 def epic_sampled(
@@ -171,12 +166,37 @@ def epic_sampled(
     generator = np.random.default_rng(seed)
     pairs = min(pairs, len(states))
     pool_actions = actions[generator.choice(len(actions), pairs, replace=False)]
-    pool_states = next_states[generator.choice(len(next_states), pairs, replace=False)]
-    canonical = [
-        canonical_samples(reward, states, actions, next_states, pool_actions, pool_states, gamma)
-        for reward in (first, second)
-    ]
+    pool = generator.choice(len(next_states), pairs, replace=False)
+    origins, count = np.concatenate([states, next_states]), len(states)
+    canonical = []
+    for reward in (first, second):
+        mean = _means(reward, origins, pool_actions, next_states[pool])
+        observed = np.asarray(reward(states, actions, next_states), np.float64)
+        # the pool's states are next states: their means are there already
+        canonical.append(_canonical(observed, mean[:count], mean[count:], mean[count:][pool], gamma))
     return pearson_distance(*canonical)
+
+
+def _means(
+    reward: Reward, origins: NDArray[Any], pool_actions: NDArray[Any], pool_states: NDArray[Any]
+) -> NDArray[np.float64]:
+    """E[R(s, A, S')] of every s among `origins` (k ...) over the pool's pairs (A, S') -> (k)."""
+    mean = np.zeros(len(origins))
+    for action, following in zip(pool_actions, pool_states, strict=True):
+        mean += reward(origins, _repeat(action, len(origins)), _repeat(following, len(origins)))
+    return mean / len(pool_states)
+
+
+def _canonical(
+    observed: NDArray[np.float64],
+    of_states: NDArray[np.float64],
+    of_next_states: NDArray[np.float64],
+    of_pool: NDArray[np.float64],
+    gamma: float,
+) -> NDArray[np.float64]:
+    """C(R) (n) of rewards (n), given E[R(s, A, S')] of s (n), of s' (n) and of the pool's S (m)."""
+    canonical: NDArray[np.float64] = observed + gamma * of_next_states - of_states
+    return without_rounding(canonical - gamma * float(of_pool.mean()), observed)
 
 
 def _moments(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:

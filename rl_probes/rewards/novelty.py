@@ -20,8 +20,8 @@ class SetNetwork(nn.Module):
     """Slots (B K D), zero where not valid (B K) -> (B outputs), whatever their order.
 
     Weights begin orthogonal times sqrt(2) and biases at zero, which keeps the size of features behind a ReLU: outputs
-    are of the order of one and differ between states. Under torch's own beginning they are of size 0.08 and all but equal; what
-    is left to learn about a new state is then a thousandth of the variance of the noise of `RandomDistillation`.
+    are of the order of one and differ between states. Under torch's own beginning they are of size 0.08 and differ by
+    0.02: what is left to learn about a new state is then nothing beside the noise of `RandomDistillation`.
     """
 
     def __init__(self, dim: int, width: int = 128, outputs: int = 64) -> None:

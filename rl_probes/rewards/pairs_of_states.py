@@ -1,0 +1,67 @@
+"""Hops between any two of a fixed set of states, for distances that ask about every pair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rl_probes.rewards.hop_reward import HopReward
+from rl_probes.rewards.set_embedding import marked
+
+BLOCK = 256
+"""Pairs at a time: the slots of one of their states (5 of width 128: 0.7 MB) fit a core's cache."""
+
+
+class PairsOfStates:
+    """`HopReward` as a `rl_probes.distances.Reward` whose states are indices into N states.
+
+    The head's embedding applies layers to each slot by itself before it looks at the other ones: these are computed
+    once per state instead of once per pair, and the context of a pair is the larger of both states' contexts. The
+    answers are the head's own but for rounding. Reads the head as it is now: make it anew after training.
+
+    slots: (N K D), valid: (N K) bool, all True where absent.
+    """
+
+    @torch.no_grad()
+    def __init__(self, head: HopReward, slots: Tensor, valid: Tensor | None = None) -> None:
+        self.head = head
+        valid = torch.ones(slots.shape[:2], dtype=torch.bool, device=slots.device) if valid is None else valid
+        standardised = head.standardised(slots.float(), valid)
+        sides = [marked(standardised, mark) for mark in (-1.0, 1.0)]  # as first and as second state
+        embedding = head.embedding
+        self._context = [(embedding.psi(side) * valid[..., None]).amax(1) for side in sides]  # (N width)
+        self._slots = [embedding.of_slot(side) for side in sides]  # (N K width)
+        self._present = valid[..., None].float()  # (N K 1)
+        self._padded = not bool(valid.all())
+        self._count = valid.sum(1)
+
+    @torch.no_grad()
+    def __call__(self, states: NDArray[Any], actions: NDArray[Any], next_states: NDArray[Any]) -> NDArray[np.float32]:
+        """Indices (n) of s and of s' -> (n) hops; actions are not read.
+
+        Raises:
+            IndexError: a state that is not there.
+        """
+        device = self._count.device
+        first, second = (torch.as_tensor(np.array(index), device=device) for index in (states, next_states))
+        blocks = [self._hops(*pair) for pair in zip(first.split(BLOCK), second.split(BLOCK), strict=True)]
+        return torch.cat(blocks).cpu().numpy()
+
+    def _hops(self, first: Tensor, second: Tensor) -> Tensor:
+        """(p) (p) -> (p)"""
+        embedding, count = self.head.embedding, self._count[first] + self._count[second]
+        context = embedding.of_context(torch.maximum(self._context[0][first], self._context[1][second]))[:, None]
+        largest, total = [], []
+        for slots, rows in zip(self._slots, (first, second), strict=True):
+            each = embedding.phi(slots.index_select(0, rows).add_(context))  # (p K width)
+            if self._padded:
+                each *= self._present[rows]
+            largest.append(each.amax(1))
+            total.append(each.sum(1))
+        pooled = torch.cat([torch.maximum(*largest), (total[0] + total[1]) / count.clamp(min=1)[:, None]], dim=1)
+        hop: Tensor = self.head.rho(pooled).squeeze(1).tanh()
+        return hop.masked_fill((self._count[first] == 0) | (self._count[second] == 0), 0.0)
