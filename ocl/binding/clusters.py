@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 import numpy as np
 import torch
 from scipy.sparse.csgraph import connected_components
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 
@@ -76,6 +75,8 @@ class SpectralGroups(PatchGroups):
         if count == 1:
             return np.zeros(len(vectors), dtype=np.int64)
         directions = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        from sklearn.cluster import KMeans  # takes seconds to import, in every process that reads slots
+
         found: np.ndarray = KMeans(count, n_init=10, random_state=self.seed).fit_predict(directions)  # type: ignore[type-arg]
         return found.astype(np.int64)
 
