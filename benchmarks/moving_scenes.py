@@ -26,7 +26,6 @@ import yaml
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
 
 import ocl
 from ocl import checkpoints
@@ -53,7 +52,7 @@ def read(name: str) -> dict[str, Any]:
     return content
 
 
-def trained(name: str, seed: int, folder: Path) -> nn.Module:
+def trained(name: str, seed: int, folder: Path) -> Any:
     root = folder / f"{name}-{seed}"
     if not (root / "model" / "manifest.json").is_file():
         config = str(CONFIGS / f"{name}.yaml")
@@ -61,7 +60,7 @@ def trained(name: str, seed: int, folder: Path) -> nn.Module:
     return checkpoints.load(root / "model")
 
 
-def models(seed: int, folder: Path) -> Iterator[tuple[str, bool, nn.Module]]:
+def models(seed: int, folder: Path) -> Iterator[tuple[str, bool, Any]]:
     """Name, whether slots are carried, model."""
     packaged = checkpoints.load(ocl.checkpoint_at("sprites"))
     yield "every frame for itself", False, packaged
@@ -74,19 +73,20 @@ def models(seed: int, folder: Path) -> Iterator[tuple[str, bool, nn.Module]]:
 
 
 @torch.no_grad()
-def measured(model: nn.Module, carried: bool, clips: MovingScenes, seed: int) -> NDArray[np.float64]:
+def measured(model: Any, carried: bool, clips: MovingScenes, seed: int) -> NDArray[np.float64]:
     """(clips, measures); NaN where a clip does not count."""
     encoder = FrozenSlotModel(model, initial_seed=seed, decoder_masks=True)
     rows = []
     for start in range(0, len(clips), BATCH):
         batch = collate(clips.__getitems__(range(start, min(start + BATCH, len(clips)))))
-        frames: list[Tensor] = []
+        labels: Any = batch.segmentation
+        frames: list[Any] = []
         slots = None
         for images in batch.images.unbind(1):
             frame = Batch(images)
-            slots = encoder.following(frame, slots.vectors) if carried and slots else encoder(frame)
+            slots = encoder(frame) if slots is None or not carried else encoder.following(frame, slots.vectors)
             frames.append(slots.masks)
-        masks, labels = torch.stack(frames, dim=1), batch.segmentation
+        masks = torch.stack(frames, dim=1)
         table = contingency(masks, labels)
         by_frame = foreground_ari(contingency(masks.flatten(0, 1), labels.flatten(0, 1)))
         values = [identity_switches(masks, labels, least_pixels=LEAST_PIXELS)]
@@ -120,7 +120,7 @@ def main() -> None:
     for seed in arguments.seeds:
         for name, carried, model in models(seed, arguments.folder):
             found.setdefault(name, []).append(measured(model, carried, clips, seed))
-    table = Table(title=f"{arguments.clips} clips of {FRAMES} frames, {len(arguments.seeds)} seeds")
+    table = Table(title=f"{arguments.clips} clips of {FRAMES} frames, {len(arguments.seeds)} seed(s)")
     table.add_column("slots")
     for measure in MEASURES:
         table.add_column(measure, justify="right")
