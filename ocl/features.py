@@ -214,8 +214,15 @@ def _labels(batch: Batch, labels: Sequence[str] | None) -> Record:
     for name in batch.objects if labels is None else labels:
         if name not in known or name in ("vectors", "valid", "masks"):
             raise ValueError(f"The data set gives no label {name!r}; it gives {', '.join(sorted(known)) or 'none'}.")
-        found[name] = known[name].to(torch.int16) if name == "segmentation" else known[name]
+        found[name] = _as_int16(known[name]) if name == "segmentation" else known[name]
     return found
+
+
+def _as_int16(segmentation: Tensor) -> Tensor:
+    largest = int(segmentation.max())
+    if largest > torch.iinfo(torch.int16).max:
+        raise ValueError(f"the segmentation holds the label {largest}, beyond int16; number the objects of each image.")
+    return segmentation.to(torch.int16)
 
 
 def _moved(batch: Batch, device: str | torch.device) -> Batch:

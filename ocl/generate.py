@@ -66,7 +66,7 @@ def generate(
     pieces = [rows[i : i + READ_AT_ONCE] for rows in map(writer.range, todo) for i in range(0, len(rows), READ_AT_ONCE)]
     loader = DataLoader(dataset, batch_sampler=pieces, num_workers=num_workers, collate_fn=_stacked)  # type: ignore[arg-type]
     columns = (TextColumn("generate"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, disable=not progress) as bar:
+    with Progress(*columns, disable=not (progress and todo)) as bar:
         task = bar.add_task("", total=sum(map(len, pieces)))
         drawn = iter(loader)
         for shard in todo:

@@ -60,8 +60,8 @@ class StoredTokens(StoredItems):
         """Raises ValueError where a model's encoder does not take these tokens, or would give others."""
         if not isinstance(encoder, CachedEncoder):
             raise ValueError(
-                f"{self.folder} holds tokens, which {type(encoder).__name__} does not read; make it the encoder of an "
-                "ocl.encoders.cached.CachedEncoder."
+                f"{self.folder} holds tokens, which only an ocl.encoders.cached.CachedEncoder reads; put it around the "
+                f"model's encoder{'' if encoder is None else ', the ' + type(encoder).__name__}."
             )
         own, stored = identity(encoder.encoder), self.encoder or {}
         differ = [name for name in sorted({*own, *stored}) if own.get(name) != stored.get(name)]

@@ -200,6 +200,12 @@ def test_half_precision_overflow_is_refused(tmp_path: Path) -> None:
             extract(Scaled(factor), Frames(), tmp_path / "b", dtype="float32", progress=False)
 
 
+def test_labels_beyond_int16_are_refused(tmp_path: Path) -> None:
+    item = {"images": torch.zeros(3, 8, 8), "segmentation": torch.full((8, 8), 2**15)}
+    with pytest.raises(ValueError, match=r"the label 32768, beyond int16"):
+        extract(Pixels((2, 2)), [item], tmp_path, description="one", labels=["segmentation"], progress=False)  # type: ignore[arg-type]
+
+
 def test_bad_arguments_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"no label 'colour'; it gives position, segmentation, shape, visible"):
         extract(encoder(), Frames(), tmp_path, labels=["colour"], progress=False)

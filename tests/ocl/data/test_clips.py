@@ -16,11 +16,17 @@ from ocl.data.moving_scenes import MovingScenes
 from ocl.data.sprite_scenes import SpriteScenes
 from ocl.data.stored import StoredScenes
 from ocl.data.stored_tokens import StoredTokens
+from ocl.decoders.mlp import MLPDecoder
 from ocl.encoders.cached import CachedEncoder
 from ocl.features import extract
 from ocl.generate import generate
 from ocl.representations import RandomCNN
+from ocl.shapes import frames_as_float
+from ocl.slots.attention import SlotAttention
+from ocl.slots.initial import LearnedSlots
+from ocl.slots.predictor import SlotPredictor
 from ocl.store import ShardWriter
+from ocl.video import VideoModel
 
 CLIPS, T = 6, 5
 
@@ -86,6 +92,23 @@ def test_tokens_of_clips_are_those_of_their_frames(tmp_path: Path) -> None:
         images = whole[clip]["images"][start : start + 3]
         tokens: Tensor = encoder(collate([{"images": image} for image in images])).vectors
         torch.testing.assert_close(read[row], tokens)
+
+
+def test_a_model_of_video_reads_stored_tokens_as_it_reads_the_clips(tmp_path: Path) -> None:
+    cnn = RandomCNN((16, 16), dim=8, strides=(2, 2))
+    labels = ["episode", "step", "segmentation"]
+    extract(cnn, ClipFrames(moving()), tmp_path, labels=labels, dtype="float32", batch_size=T, progress=False)
+    torch.manual_seed(0)
+    decoder = MLPDecoder(8, 8, (4, 4), 16, 1)
+    model = VideoModel(CachedEncoder(cnn.encoder), LearnedSlots(3, 8), SlotAttention(8), decoder, SlotPredictor(8, 2))
+    batches = [
+        collate([clips[index] for index in (5, 1)]) for clips in (moving(), StoredClips(StoredTokens(tmp_path, labels)))
+    ]
+    computed, read = (model(frames_as_float(batch.images)) for batch in batches)
+    torch.testing.assert_close(read.features.tokens, computed.features.tokens)
+    torch.testing.assert_close(read.slots.vectors, computed.slots.vectors)
+    torch.testing.assert_close(read.decoded.prediction, computed.decoded.prediction)
+    assert torch.equal(batches[0].segmentation, batches[1].segmentation)
 
 
 def test_episodes_may_lie_anywhere_and_clips_end_at_gaps(tmp_path: Path) -> None:

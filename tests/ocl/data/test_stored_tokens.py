@@ -160,7 +160,7 @@ def test_tokens_of_another_encoder_are_refused(tmp_path: Path, changes: dict[str
 
 def test_what_cannot_be_is_refused(tmp_path: Path) -> None:
     data = StoredTokens(stored(tmp_path / "tokens", vit()))
-    with pytest.raises(ValueError, match=r"ViTEncoder does not read; make it the encoder of an .*CachedEncoder\.$"):
+    with pytest.raises(ValueError, match=r"only an .*CachedEncoder reads; put it around .* the ViTEncoder\.$"):
         data.check(vit())
     with pytest.raises(ValueError, match=r"the encoder gives 8 x 8 tokens of width 24, not 16 tokens of width 24\.$"):
         CachedEncoder(vit(image_size=[64, 64]))(data[0]["images"][None])
