@@ -57,7 +57,7 @@ class EpisodicNovelty(RewardPredictor):
         self.distances = RunningMoments(())
         self._memory: Tensor | None = None  # (B capacity E)
         self._count: Tensor | None = None  # (B) states ever remembered of the episode
-        self._filled = 0  # the largest number of places in use, known without asking the device
+        self._ages: list[int] = []  # (B) at least the count, known without asking the device
 
     def predict(self, transition: SlotTransition) -> RewardOutput:
         nearest = self._nearest(self._embedded(transition), len(transition))  # (B k)
@@ -80,19 +80,21 @@ class EpisodicNovelty(RewardPredictor):
         if self._memory is None or self._count is None:
             self._memory = embedded.new_zeros(len(embedded), self.capacity, embedded.shape[1])
             self._count = torch.zeros(len(embedded), dtype=torch.long, device=embedded.device)
+            self._ages = [0] * len(embedded)
         rows = torch.arange(len(embedded), device=embedded.device)
         place = self._count % self.capacity
         self._memory[rows, place] = torch.where(present[:, None], embedded, self._memory[rows, place])
         self._count = self._count + present
-        self._filled = min(self._filled + 1, self.capacity)
+        self._ages = [age + 1 for age in self._ages]
         return {"episodic_neighbour_distance": float(self.distances.mean)}
 
     def reset(self, environments: Tensor | None = None) -> None:
         if environments is None or self._count is None:
             self._memory = self._count = None
-            self._filled = 0
         else:
             self._count = self._count.masked_fill(environments.to(self._count.device), 0)
+            over = environments.tolist()
+            self._ages = [0 if begins else age for age, begins in zip(self._ages, over, strict=True)]
 
     def _embedded(self, transition: SlotTransition) -> Tensor:
         embedded: Tensor = self.embedding(transition.slots, valid_slots(transition))
@@ -105,8 +107,9 @@ class EpisodicNovelty(RewardPredictor):
         if len(self._count) != batch:
             raise ValueError(f"EpisodicNovelty remembers {len(self._count)} environments, got {batch}; reset it first.")
         # Not by a matrix product, whose rounding would tell a state from itself.
-        memory = self._memory[:, : self._filled]
+        filled = min(max(self._ages), self.capacity)  # the largest number of places in use, or a little more
+        memory = self._memory[:, :filled]
         distance = torch.cdist(embedded[:, None], memory, compute_mode="donot_use_mm_for_euclid_dist")[:, 0].square()
-        used = torch.arange(self._filled, device=distance.device) < self._count[:, None]
+        used = torch.arange(filled, device=distance.device) < self._count[:, None]
         distance = distance.masked_fill(~used, torch.inf)
-        return distance.topk(min(self.neighbours, self._filled), dim=1, largest=False).values
+        return distance.topk(min(self.neighbours, filled), dim=1, largest=False).values

@@ -94,6 +94,21 @@ def test_the_oldest_is_forgotten_where_the_memory_is_full():
     assert novelty(at([0.0])).reward.item() > 10
 
 
+def test_no_more_places_are_searched_than_the_longest_running_episode_has(monkeypatch):
+    novelty, searched, distances = EpisodicNovelty(FirstSlot()), [], torch.cdist
+
+    def counted(one, other, **options):
+        searched.append(other.shape[1])
+        return distances(one, other, **options)
+
+    monkeypatch.setattr(torch, "cdist", counted)
+    for step in range(40):
+        novelty.observe(at([float(step), 0.0]))
+        if step % 5 == 4:
+            novelty.reset(torch.tensor([True, step % 10 == 9]))
+    assert max(searched) == 9
+
+
 def test_a_state_without_slots_is_not_remembered():
     novelty = EpisodicNovelty(FirstSlot())
     for _ in range(3):
