@@ -157,9 +157,10 @@ def read_recipe(recipes: Path, name: str) -> dict[str, Any]:
 
 
 def _splits(recipe: Mapping[str, Any], data: Path) -> Iterator[dict[str, Any]]:
-    """One row per split: how many items it has, or why it cannot be read."""
+    """One row per split, or per split of the recipe's "check": how many items it has, or why it cannot be read."""
     module, name = recipe["class_path"].rsplit(".", 1)
-    for split, own in recipe["splits"].items():
+    for split in recipe.get("check", recipe["splits"]):
+        own = recipe["splits"][split]
         arguments = {
             key: value.replace("{data}", str(data)) if isinstance(value, str) else value
             for key, value in {**recipe.get("arguments", {}), **own}.items()

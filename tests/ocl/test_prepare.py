@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import shutil
 import tarfile
 import zipfile
 from pathlib import Path
@@ -16,10 +17,11 @@ import yaml
 from ocl.archives import digests_of, unpack
 from ocl.cli import main
 from ocl.files import read_json
-from ocl.prepare import prepare
+from ocl.prepare import prepare, read_recipe
 from tests import small_sets
 
 ROOT = Path(__file__).resolve().parents[2]
+WITH_FILES = sorted(path.parent.name for path in ROOT.glob("datasets/*/recipe.yaml") if "\nfetch:" in path.read_text())
 
 
 def packed(folder: Path, archive: Path, top: str = "") -> Path:
@@ -123,6 +125,43 @@ def test_records_are_compared_with_their_own_checksums(tmp_path):
     (data / "prepared.json").unlink()
     with pytest.raises(ValueError, match=r"Record 1 of .*00001-of-00002 is not what its checksum says"):
         prepare("movi", recipes=tmp_path)
+
+
+def test_the_published_recipes_read_the_published_layouts(tmp_path):
+    """With archives of small sets in the place of large ones, and so without the published checksums."""
+    made, recipes = tmp_path / "made", tmp_path / "datasets"
+    shutil.copytree(ROOT / "datasets", recipes, ignore=shutil.ignore_patterns("data"))
+    small_sets.coco(made / "coco")
+    small_sets.voc(made / "voc" / "VOCdevkit" / "VOC2012", made / "sbd" / "benchmark_RELEASE" / "dataset")
+    data = {name: recipes / name / "data" for name in ("coco", "pascal_voc", "movi")}
+    packed(made / "coco" / "annotations", data["coco"] / "annotations_trainval2017.zip", "annotations")
+    for split in ("train2017", "val2017"):
+        packed(made / "coco" / split, data["coco"] / f"{split}.zip", split)
+    packed(made / "voc", data["pascal_voc"] / "VOCtrainval_11-May-2012.tar")
+    packed(made / "sbd", data["pascal_voc"] / "benchmark.tgz")
+    for name in ("movi_c", "movi_e"):
+        small_sets.movi(data["movi"] / name / "128x128" / "1.0.0", name, frames=24)
+    with pytest.raises(ValueError, match="published is 6cd6e144f989b92b3379bac3b3de84fd"):
+        prepare("pascal_voc", recipes=recipes)
+    recipe = recipes / "pascal_voc" / "recipe.yaml"
+    recipe.write_text("".join(line for line in recipe.read_text().splitlines(True) if "md5" not in line))
+    for name, splits in (("coco", 2), ("pascal_voc", 3), ("movi", 4)):
+        rows = prepare(name, recipes=recipes)
+        assert [row["state"] for row in rows].count("readable") == splits
+
+
+@pytest.mark.parametrize("name", WITH_FILES)
+def test_every_recipe_says_what_to_fetch(tmp_path, name, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "500")
+    recipe = read_recipe(ROOT / "datasets", name)
+    with pytest.raises(FileNotFoundError, match=f"{name} is not whole: "):
+        prepare(name, tmp_path, ROOT / "datasets")
+    shown = capsys.readouterr().out
+    for one in recipe["fetch"]:
+        assert one["to"] in shown
+        assert one.get("url", "") in shown
+    assert not list(tmp_path.iterdir())
+    assert f"ocl prepare {name}" in (ROOT / "datasets" / name / "README.md").read_text()
 
 
 def test_sets_without_a_recipe_or_without_files(tmp_path):

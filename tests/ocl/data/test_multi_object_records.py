@@ -5,8 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import Dataset
 
+from ocl.data.few_objects import FewObjects
 from ocl.data.multi_object_records import CLEVRWithMasks, MultiDSpritesRecords
+from ocl.data.textured_scenes import TexturedScenes
 from ocl.generate import generate
 from tests import small_sets
 
@@ -86,3 +89,31 @@ def test_multi_dsprites_masks_lie_across(tmp_path, entities):
         CLEVRWithMasks(path)[0]
     with pytest.raises(ValueError, match="4, 5 or 6 entities"):
         MultiDSpritesRecords(path, entities=7)
+
+
+def test_scenes_of_few_objects(tmp_path):
+    drawn = TexturedScenes(64, image_size=32)
+    stored = generate(drawn, tmp_path, progress=False)
+    counts = [int(drawn[i]["visible"].sum()) for i in range(64)]
+    assert len(set(counts)) > 1
+    kept = [i for i in range(64) if counts[i] <= sorted(counts)[20]]
+    few = FewObjects(stored, most=sorted(counts)[20])
+    assert len(few) == len(kept) < 64
+    for place in (0, len(kept) // 2, -1):
+        assert all(torch.equal(value, drawn[kept[place]][name]) for name, value in few[place].items())
+    with pytest.raises(IndexError):
+        few[len(few)]
+    with pytest.raises(ValueError, match="no stored scene shows at most -1 objects; the emptiest shows"):
+        FewObjects(stored, most=-1)
+    with pytest.raises(ValueError, match="visible"):
+        FewObjects(generate(Unseen(), tmp_path / "other", progress=False))
+
+
+class Unseen(Dataset):
+    """Images of which nothing is known."""
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return {"images": torch.zeros(3, 4, 4, dtype=torch.uint8)}
