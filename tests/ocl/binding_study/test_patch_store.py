@@ -247,7 +247,7 @@ def test_what_cannot_be_read_is_refused(tmp_path: Path) -> None:
         (vit(), {"classes": "kind"}, r"no attribute 'kind'; it gives visible, class, stuff, scale"),
         (vit(), {"classes": "scale"}, r"'scale' is torch.float32; a class is an integer"),
         (vit(), {"grid": (2, 3)}, r"has a grid of \(4, 6\); it cannot be read at \(2, 3\)"),
-        (vit(), {"dtype": "bfloat16"}, "dtype must be one of"),
+        (vit(), {"dtype": "float8"}, "dtype must be one of"),
         (slot_model(), {}, "FrozenSlotModel has no grid of its own"),
     ):
         with pytest.raises(ValueError, match=message):
