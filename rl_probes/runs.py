@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
+import json
 from argparse import ArgumentError
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -47,8 +49,8 @@ register_type(
 class Run:
     """The parts of a finished run, built again from its config.yaml.
 
-    reward: the name of what it was paid by in training, empty where that was the world itself. It is not built again: a
-    trained agent is judged by the world.
+    reward: what it was paid by in training, its class and eight digits that tell its arguments from others; empty where
+    that was the world itself. It is not built again: a trained agent is judged by the world.
     """
 
     def __init__(self, described: dict[str, Any], built: Namespace, seed: int, reward: str = "") -> None:
@@ -117,8 +119,13 @@ def _read(folder: str | Path, trust: bool) -> tuple[dict[str, Any], int, str]:
             "trust to run code on this machine."
         )
     reward = content.get("reward") or {}
-    named = str(reward.get("class_path", "")) if isinstance(reward, dict) else ""
-    return described, int(content.get("seed", 0)), named.rsplit(".", 1)[-1]
+    return described, int(content.get("seed", 0)), _named(reward) if isinstance(reward, dict) and reward else ""
+
+
+def _named(node: Mapping[str, Any]) -> str:
+    arguments = json.dumps(node.get("init_args") or {}, sort_keys=True, default=str)
+    name = str(node.get("class_path", "")).rsplit(".", 1)[-1]
+    return f"{name} {hashlib.sha256(arguments.encode()).hexdigest()[:8]}"
 
 
 def build(described: dict[str, Any]) -> Namespace:

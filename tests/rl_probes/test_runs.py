@@ -57,7 +57,7 @@ def test_the_table_says_what_runs_were_paid_by(tmp_path, capsys):
         main(["ppo", "--config", str(tmp_path / f"{name}.yaml"), "--folder", run])
     options = ["evaluate", "--runs", str(runs), "--episodes", "4"]
     results = main(options)
-    assert [result.reward for result in results] == ["", "", "NoveltyBonus"]
+    assert [result.reward[:12] for result in results] == ["", "", "NoveltyBonus"]
     text = capsys.readouterr().out
     assert "reward" in text
     assert "NoveltyBonus" in text
@@ -65,6 +65,18 @@ def test_the_table_says_what_runs_were_paid_by(tmp_path, capsys):
         main([*options, "--reference", str([str(tmp_path / "another")])])
     with pytest.raises(ValueError, match="name some of the runs"):
         main([*options, "--reference", str(runs[:1]), "--score_range", "[0, 1]"])
+
+
+def test_rewards_of_one_class_are_told_by_their_arguments(tmp_path):
+    """Or runs with and without noise in the bonus would share a line of the table as if they were seeds."""
+
+    def named(**arguments):
+        node = {"class_path": "rl_probes.closing_loop.NoveltyBonus", "init_args": arguments}
+        return read_run(write(tmp_path, reward=node)).reward
+
+    assert named(sigma=0.0, width=64) == named(width=64, sigma=0.0) != named(sigma=1.0, width=64)
+    assert named(sigma=0.0).startswith("NoveltyBonus ")
+    assert read_run(write(tmp_path, reward=None)).reward == ""
 
 
 def test_a_run_is_built_from_its_config(tmp_path):
