@@ -17,6 +17,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import register_type
 
+from ocl.files import read_json
 from ocl.instantiate import ALLOWED
 from ocl.representations import ObjectEncoder
 from rl_probes.agent import PoolingFactory
@@ -76,8 +77,8 @@ def read_run(
 
     Raises:
         FileNotFoundError: no config.yaml there.
-        ValueError: a config that is damaged or names a class outside the allowed packages, or a part that cannot be
-            built.
+        ValueError: a config that is damaged or names a class outside the allowed packages, a part that cannot be
+            built, or a world that remembers slots of another encoder than in training.
     """
     described, seed, reward = _read(folder, trust)
     world = {} if world_arguments is None else world_arguments.content
@@ -88,7 +89,24 @@ def read_run(
     for part, changes in (("world", world), ("encoder", encoder)):
         if changes:
             described[part] = described[part] | {"init_args": (described[part].get("init_args") or {}) | changes}
-    return Run(described, build(described), seed, reward)
+    built = build(described)
+    if "encoder" not in world:
+        _check_remembered(Path(folder), built.world)
+    return Run(described, built, seed, reward)
+
+
+def _check_remembered(folder: Path, world: World) -> None:
+    """Raises ValueError where the world shows slots of another encoder than in training: one whose checkpoint was
+    written anew, which nothing else tells, since such slots are the world's and not the run's encoder's."""
+    path, now = folder / "manifest.json", world.provenance().get("slots")
+    if now is None or not path.is_file():
+        return
+    then = read_json(path)["config"]["world"].get("slots")
+    if then != now:
+        raise ValueError(
+            f"{folder} was trained on slots of the encoder {str(then)[:12]}, its world now gives those of {now[:12]}; "
+            "restore that encoder's checkpoint."
+        )
 
 
 def encoder_arguments_of(folder: str | Path, *, trust: bool = False) -> set[str]:

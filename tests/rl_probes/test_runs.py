@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from ocl import checkpoints
-from ocl.files import read_json
+from ocl.files import read_json, write_json
 from ocl.instantiate import instantiate
 from rl_probes import snapshot
 from rl_probes.cli import main
-from rl_probes.runs import read_run
+from rl_probes.runs import Arguments, read_run
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs" / "rl").glob("object_*.yaml"))
 ORACLE = next(config for config in CONFIGS if config.stem == "object_comparison_oracle")
@@ -77,6 +77,20 @@ def test_rewards_of_one_class_are_told_by_their_arguments(tmp_path):
     assert named(sigma=0.0, width=64) == named(width=64, sigma=0.0) != named(sigma=1.0, width=64)
     assert named(sigma=0.0).startswith("NoveltyBonus ")
     assert read_run(write(tmp_path, reward=None)).reward == ""
+
+
+def test_remembered_slots_of_another_encoder_are_refused(tmp_path):
+    """The agent reads the world's slots: its own encoder's fingerprint says nothing of where they come from."""
+    content = yaml.safe_load(ORACLE.read_text())
+    world = {"world": content["world"], "encoder": content["encoder"], "frames": 2}
+    node = {"class_path": "rl_probes.envs.memory.SlotMemory", "init_args": world}
+    trained = read_run(write(tmp_path, world=node)).world.provenance()
+    write_json(tmp_path / "manifest.json", {"config": {"world": trained}})
+    assert read_run(tmp_path).world.provenance() == trained
+    write_json(tmp_path / "manifest.json", {"config": {"world": trained | {"slots": "ab" * 32}}})
+    with pytest.raises(ValueError, match=r"trained on slots of the encoder abababababab, its world now gives"):
+        read_run(tmp_path)
+    read_run(tmp_path, world_arguments=Arguments({"encoder": content["encoder"]}))  # on purpose
 
 
 def test_a_run_is_built_from_its_config(tmp_path):
