@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, TypeAlias
 
-from ocl.files import write_atomically
+from ocl.files import remove_leftovers, write_atomically
 
-DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError)
-"""What the standard library raises on archives that are cut off or altered."""
+DAMAGE = (tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError, RuntimeError)
+"""What the standard library raises on archives that are cut off, altered or encrypted."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def unpack(archive: Path, folder: Path, below: str = "") -> int:
         ValueError: not an archive, a damaged one, one that holds links, or one that reaches outside `folder`; files
             before the bad one may be written then.
     """
-    count = 0
+    count, written = 0, set()
     try:
         with _members(archive) as members:
             for member, content in members:
@@ -66,6 +66,9 @@ def unpack(archive: Path, folder: Path, below: str = "") -> int:
                     continue
                 count += 1
                 target = folder / name
+                if target.parent not in written:
+                    written.add(target.parent)
+                    remove_leftovers(target.parent)  # half images of a killed run would be read as images
                 if target.is_file() and target.stat().st_size == member.size:
                     continue
                 if target.is_dir():

@@ -18,6 +18,8 @@ from ocl.data.tf_records import GzipRecords, TFRecordFile
 from ocl.files import read_json, write_json
 
 STATE = "prepared.json"
+LARGE = 2**28
+"""Bytes of a file whose verification is announced."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +67,14 @@ class Preparation:
         paths = self._paths(one)
         if not paths:
             return "unpacked" if one.to in self.unpacked else "missing"
-        for path in track(paths, f"verifying {one.to}", disable=len(paths) == 1):
+        for path in track(paths, "verifying", disable=len(paths) == 1):
             self._verify(path, one)
         if one.unpack is None:
             return "verified"
         (path,) = paths
         sha256 = self.files[one.to]["sha256"]
         if self.unpacked.get(one.to) != sha256:
+            Console().print(f"unpacking {path}", soft_wrap=True)
             unpack(path, self.data / one.unpack, one.below)
             self.unpacked[one.to] = sha256
             self._save()
@@ -92,6 +95,8 @@ class Preparation:
             return
         if one.bytes not in (None, status.st_size):
             raise ValueError(f"{path} has {status.st_size} bytes, published are {one.bytes}; fetch it again.")
+        if status.st_size > LARGE:
+            Console().print(f"verifying {path} ({status.st_size / 1e9:.1f} GB)", soft_wrap=True)
         found = digests_of(path)
         for kind, published in (("md5", one.md5), ("sha256", one.sha256)):
             if published not in (None, getattr(found, kind)):
@@ -141,7 +146,7 @@ def read_recipe(recipes: Path, name: str) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such recipe.
-        ValueError: one of a data set that needs nothing.
+        ValueError: one without files to fetch, of a set that is drawn for example.
     """
     path = recipes / name / "recipe.yaml"
     if not path.is_file():
@@ -152,7 +157,7 @@ def read_recipe(recipes: Path, name: str) -> dict[str, Any]:
         raise FileNotFoundError(f"there is no recipe {path}; {where}.")
     recipe: dict[str, Any] = yaml.safe_load(path.read_text())
     if not recipe.get("fetch"):
-        raise ValueError(f"{name} has nothing to prepare: see {path.with_name('README.md')}.")
+        raise ValueError(f"the recipe of {name} names no files: see {path.with_name('README.md')}.")
     return recipe
 
 

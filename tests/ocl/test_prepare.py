@@ -171,7 +171,7 @@ def test_sets_without_a_recipe_or_without_files(tmp_path):
         prepare("coco", recipes=tmp_path)
     with pytest.raises(FileNotFoundError, match=r"datasets has ade20k, bsds500"):
         prepare("cocoo", recipes=ROOT / "datasets")
-    with pytest.raises(ValueError, match="tetrominoes has nothing to prepare"):
+    with pytest.raises(ValueError, match="recipe of tetrominoes names no files"):
         prepare("tetrominoes", recipes=ROOT / "datasets")
 
 
@@ -187,8 +187,10 @@ def test_unpacking_goes_on_where_it_stopped(tmp_path, suffix):
     assert unpack(archive, out, "top/a") == 5
     (out / "b" / "3.bin").unlink()
     (out / "b" / "4.bin").write_bytes(b"cut")
+    (out / "b" / ".tmp-0-4.bin").write_bytes(b"of a killed run")
     kept = (out / "b" / "2.bin").stat().st_mtime_ns
     assert unpack(archive, out, "top/a") == 5
+    assert not list(out.rglob(".tmp-*"))
     assert {f"a/{path.relative_to(out).as_posix()}": path.read_bytes() for path in out.rglob("*.bin")} == contents
     assert (out / "b" / "2.bin").stat().st_mtime_ns == kept
     with pytest.raises(ValueError, match="holds no file below elsewhere"):
