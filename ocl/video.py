@@ -17,13 +17,16 @@ class VideoModel(ObjectCentricModel):
 
     In its `Output` every tensor has a time axis after the batch: tokens (B T N F), slots (B T K D), masks
     (B T K h w), prediction (B T 3 H W) or (B T N F). Losses that compare element by element and the metrics of whole
-    clips take it as it is. Gradients run through the whole clip.
+    clips take it as it is.
 
     Args:
         encoder, initial_slots, grouping, decoder, projection, selection: see `ObjectCentricModel`.
         predictor: slots (B K D) -> where the next frame starts (B K D), such as `ocl.slots.predictor.SlotPredictor`;
             None: the slots themselves.
         later_iterations: on every frame after the first. Published: 1.
+        through_time: gradients run through the whole clip, as published. False: slots of the frame before are taken as
+            given, so the predictor learns from the next frame alone. Slots that were trained frame by frame need it:
+            nothing kept their gradients from growing with every frame.
     """
 
     def __init__(
@@ -36,12 +39,14 @@ class VideoModel(ObjectCentricModel):
         projection: nn.Module | None = None,
         selection: nn.Module | None = None,
         later_iterations: int = 1,
+        through_time: bool = True,
     ) -> None:
         super().__init__(encoder, initial_slots, grouping, decoder, projection, selection)
         if later_iterations < 1:
             raise ValueError(f"later_iterations must be at least 1, got {later_iterations}.")
         self.predictor = predictor
         self.later_iterations = later_iterations
+        self.through_time = through_time
 
     def follow(self, features: Features, previous: Tensor) -> Grouped:
         """One more frame: its features (B N F) and the slots (B K D) of the frame before.
@@ -87,7 +92,8 @@ class VideoModel(ObjectCentricModel):
         first, *later = (Features(tokens, features.grid) for tokens in frames_read)
         frames = [self.group(first, num_slots, noise, iterations, hints)]
         for frame in later:
-            frames.append(self.follow(frame, frames[-1].slots.vectors))
+            previous = frames[-1].slots.vectors
+            frames.append(self.follow(frame, previous if self.through_time else previous.detach()))
         flat = _flattened(features, frames)
         return _unflattened(flat, self.decode(flat), clips)
 

@@ -111,6 +111,22 @@ def test_gradients_of_the_last_frame_reach_the_starts_and_the_predictor() -> Non
         assert bool((layer.weight.grad != 0).any())
 
 
+def test_without_gradients_through_time_every_frame_starts_from_slots_taken_as_given() -> None:
+    model = model_of(through_time=False)
+    output = model(CLIPS)
+    output.decoded.prediction[:, -1].square().sum().backward()
+    found = {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+    assert not found.pop("initial_slots.slots").any()
+    model.zero_grad()
+    grouped = model.follow(model.encoder(CLIPS[:, -1]), output.slots.vectors[:, -2].detach())
+    model.decode(grouped).prediction.square().sum().backward()
+    for name, gradient in found.items():
+        torch.testing.assert_close(gradient, model.get_parameter(name).grad, rtol=1e-3, atol=1e-5, msg=name)
+    through = model_of()
+    through.load_state_dict(model.state_dict())
+    torch.testing.assert_close(through(CLIPS).decoded.prediction, output.decoded.prediction)
+
+
 def test_training_steps_and_clip_metrics() -> None:
     batch = collate(MovingScenes(2, image_size=16, frames=3).__getitems__([0, 1]))
     losses = {"pixels": PixelReconstruction(), "contrast": SlotContrast()}
