@@ -69,8 +69,10 @@ class PairProbe(nn.Module, ABC):
     def parts(self, layers: int) -> list[PairProbe]:
         """Probes of so many layers each, the last of the rest, that share the memory of this one's parameters."""
         found = []
+        shared = [*self.parameters(), *self.buffers()]
         for chosen in torch.arange(self.layers).split(layers):
-            part, first, last = copy.deepcopy(self), int(chosen[0]), int(chosen[-1]) + 1
+            part = copy.deepcopy(self, {id(one): one for one in shared})  # these, which are large, are not copied
+            first, last = int(chosen[0]), int(chosen[-1]) + 1
             part.layers = last - first
             for name, values in self.named_parameters():
                 setattr(part, name, nn.Parameter(values.detach()[first:last]))
