@@ -130,15 +130,19 @@ def prepare(name: str, data: Path | None = None, recipes: Path = Path("datasets"
     preparation = Preparation(data)
     fetched = [Fetched(**entry) for entry in recipe["fetch"]]
     found = [(one, preparation(one)) for one in fetched]
-    rows = [{"what": one.to, "state": state, "note": _note(one, state, data)} for one, state in found]
-    rows += list(_splits(recipe, data))
-    Console().print(_table(name, rows))
-    wanting = [row["what"] for row in rows if row["state"] in ("missing", "unreadable")]
-    if wanting:
-        raise FileNotFoundError(
-            f"{name} is not whole: {', '.join(wanting)}; fetch what the table names into {data}, then run this again."
-        )
-    return rows
+    splits = list(_splits(recipe, data))
+    wanting = [row["what"] for row in splits if row["state"] == "unreadable"]
+    rows = [{"what": one.to, "state": state, "note": _note(one, state, wanting)} for one, state in found] + splits
+    console = Console()
+    console.print(_table(name, rows))
+    if not wanting:
+        return rows
+    for one, state in found:
+        if state == "missing" and one.url:  # in one line each, to be copied
+            console.print(f"fetch {one.url} to {data / one.to}", soft_wrap=True, highlight=False)
+    raise FileNotFoundError(
+        f"{name} is not whole: {', '.join(wanting)} cannot be read; fetch what is named above, then run this again."
+    )
 
 
 def read_recipe(recipes: Path, name: str) -> dict[str, Any]:
@@ -186,10 +190,12 @@ def _verify_records(path: Path, kind: str) -> None:
             pass
 
 
-def _note(one: Fetched, state: str, data: Path) -> str:
+def _note(one: Fetched, state: str, wanting: list[str]) -> str:
     if state != "missing":
         return ""
-    return f"fetch {one.url} to {data / one.to}" if one.url else "comes out of an archive above"
+    if not wanting:
+        return "not needed: all splits can be read"
+    return "to be fetched, see below" if one.url else "comes out of an archive above"
 
 
 def _table(name: str, rows: list[dict[str, Any]]) -> Table:

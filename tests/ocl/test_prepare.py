@@ -79,9 +79,16 @@ def test_archives_become_splits_that_can_be_read(voc, tmp_path, monkeypatch, cap
 def test_what_is_missing_is_named_with_its_place(voc, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "500")
     (voc / "sbd.tgz").rename(tmp_path / "sbd.tgz")
-    with pytest.raises(FileNotFoundError, match=r"voc is not whole: sbd\.tgz, split trainaug; fetch"):
+    with pytest.raises(FileNotFoundError, match=r"voc is not whole: split trainaug cannot be read; fetch"):
         prepare("voc", recipes=tmp_path / "datasets")
     assert f"fetch https://sbd to {voc / 'sbd.tgz'}" in capsys.readouterr().out
+    unpack(tmp_path / "sbd.tgz", voc / "sbd", "benchmark_RELEASE/dataset")  # by hand, elsewhere
+    by_hand = prepare("voc", recipes=tmp_path / "datasets")
+    assert [by_hand[1][key] for key in ("what", "state", "note")] == [
+        "sbd.tgz",
+        "missing",
+        "not needed: all splits can be read",
+    ]
     (tmp_path / "sbd.tgz").rename(voc / "sbd.tgz")
     assert prepare("voc", recipes=tmp_path / "datasets")[-1]["note"] == "4 items"
 
