@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rl_probes.rewards.predictor import ComposedPredictor, RewardPredictor
 from rl_probes.rewards.shaping import shape
-from rl_probes.rewards.transition import RewardOutput, SlotTransition
+from rl_probes.rewards.transition import RewardOutput, SlotTransition, valid_slots
 
 
 class JudgedByProgress(ComposedPredictor):
@@ -54,9 +54,10 @@ class JudgedByProgress(ComposedPredictor):
 class OncePerState(ComposedPredictor):
     """A frozen potential that is not computed again for the states it was last asked about.
 
-    Shaping needs Phi(s) and Phi(s'), and all but the first s of an episode were the s' of the step before: the states
-    that differ from those of the last call are computed, the others looked up. What was looked up is part of what the
-    predictor remembers, so that a continued run computes the same batches.
+    Shaping needs Phi(s) and Phi(s'), and all but the first s of an episode were the s' of the step before. Those that
+    differ from the states of the last call are computed, in one batch with the s' that they lead to where the
+    transition tells, since these are asked about next; the others are looked up. What was looked up is part of what
+    the predictor remembers, so that a continued run computes the same batches.
 
     Raises:
         ValueError: a potential that reads more than one state, or remembers episodes.
@@ -71,20 +72,33 @@ class OncePerState(ComposedPredictor):
 
     @torch.no_grad()
     def predict(self, transition: SlotTransition) -> RewardOutput:
-        assert transition.valid is not None
-        (potential,) = self.components()
-        slots, valid = transition.slots, transition.valid
-        rows, value = None, None
-        if self._last is not None and self._last[0].shape == slots.shape:
-            before, present, value = self._last
-            rows = ((slots != before).flatten(1).any(1) | (valid != present).any(1)).nonzero().squeeze(1)
-        if rows is None or value is None or len(rows) == len(slots):
-            value = potential(SlotTransition(slots, valid)).reward
-        elif len(rows):
-            value = value.index_copy(0, rows, potential(SlotTransition(slots[rows], valid[rows])).reward)
-        self._last = (slots, valid, value)
+        slots, valid = transition.slots, valid_slots(transition)
+        value, rows = self._known(slots, valid)
+        following, present = transition.next_slots, transition.next_valid
+        if following is None or present is None or following.shape != slots.shape:
+            if len(rows):
+                value = value.index_copy(0, rows, self._computed(slots[rows], valid[rows]))
+            self._last = (slots, valid, value)
+        else:
+            found = self._computed(torch.cat([slots[rows], following]), torch.cat([valid[rows], present]))
+            value = value.index_copy(0, rows, found[: len(rows)]) if len(rows) else value
+            self._last = (following, present, found[len(rows) :])
         is_progress = self.bounds[0] >= 0.0 and self.bounds[1] <= 1.0
         return RewardOutput(reward=value, progress=value if is_progress else None)
+
+    def _known(self, slots: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
+        """The values (B) of the last call, and the rows of those that are not of these states."""
+        if self._last is None or self._last[0].shape != slots.shape:
+            return slots.new_zeros(len(slots)), torch.arange(len(slots), device=slots.device)
+        before, present, value = self._last
+        if (slots is before and valid is present) or (torch.equal(slots, before) and torch.equal(valid, present)):
+            return value, torch.empty(0, dtype=torch.long, device=slots.device)
+        return value, ((slots != before).flatten(1).any(1) | (valid != present).any(1)).nonzero().squeeze(1)
+
+    def _computed(self, slots: Tensor, valid: Tensor) -> Tensor:
+        (potential,) = self.components()
+        reward: Tensor = potential(SlotTransition(slots, valid)).reward
+        return reward
 
 
 class WithBonus(ComposedPredictor):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,7 @@ class RewardFunction:
             rewards=None if rewards is None else torch.as_tensor(rewards, device=device),
             terminated=None if terminated is None else torch.as_tensor(terminated, device=device),
         )
+        _check_finite(transition)
         if self.predictor.state_dependence == "state":
             transition = transition.advanced()
         reward: Tensor = self.predictor(transition).reward
@@ -78,10 +80,16 @@ class RewardFunction:
         remember(self.predictor, state)
 
     def _slots(self, frames: Batch | Slots) -> Slots:
-        slots = frames if isinstance(frames, Slots) else self.encoder(frames)
-        if not slots.vectors[slots.valid].isfinite().all():
-            raise ValueError("a valid slot holds NaN or infinity; check the encoder and its input.")
-        return slots
+        return frames if isinstance(frames, Slots) else self.encoder(frames)
+
+
+def _check_finite(transition: SlotTransition) -> None:
+    """Padding is zero by now. A finite sum has finite terms, and is cheaper than looking at each of them."""
+    assert transition.next_slots is not None
+    if isfinite(float(transition.slots.sum() + transition.next_slots.sum())):
+        return
+    if not (transition.slots.isfinite().all() and transition.next_slots.isfinite().all()):
+        raise ValueError("a valid slot holds NaN or infinity; check the encoder and its input.")
 
 
 def as_reward_fn(

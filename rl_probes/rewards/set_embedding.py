@@ -11,10 +11,12 @@ class SetEmbedding(nn.Module):
 
     def __init__(self, dim: int, width: int) -> None:
         super().__init__()
-        self.psi = nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.psi = nn.Sequential(
+            nn.Linear(dim, width), nn.ReLU(inplace=True), nn.Linear(width, width), nn.ReLU(inplace=True)
+        )
         self.of_slot = nn.Linear(dim, width)
         self.of_context = nn.Linear(width, width, bias=False)
-        self.phi = nn.Sequential(nn.ReLU(), nn.Linear(width, width), nn.ReLU())
+        self.phi = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(width, width), nn.ReLU(inplace=True))
 
     def forward(self, slots: Tensor, valid: Tensor) -> Tensor:
         """slots (B K D), zero where not valid (B K) -> (B 2*width), zero for a set without a valid slot."""

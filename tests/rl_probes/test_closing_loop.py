@@ -338,10 +338,10 @@ def test_judged_by_progress_pays_success_once_and_shapes_the_rest():
 
 def test_a_state_is_computed_once():
     class Counting(Fixed):
-        states = 0
+        states = calls = 0
 
         def predict(self, transition):
-            Counting.states += len(transition)
+            Counting.states, Counting.calls = Counting.states + len(transition), Counting.calls + 1
             return super().predict(transition)
 
     once, plain = PotentialShaping(OncePerState(Counting()), 0.9), PotentialShaping(Fixed(), 0.9)
@@ -353,6 +353,7 @@ def test_a_state_is_computed_once():
         torch.testing.assert_close(once(given).reward, plain(given).reward, rtol=0, atol=0)
         slots = torch.where((torch.arange(16) == step)[:, None, None], torch.rand(16, 2, 1), following)
     assert Counting.states == 16 + 10 * 16 + 9  # the first s, every s', and the first s of 9 new episodes
+    assert Counting.calls == 10  # both states of a step in one batch
     with pytest.raises(ValueError, match="more than the slots of one state"):
         OncePerState(AnyMovement([0], [0]))
 
