@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ocl.masks import rle
@@ -46,12 +45,12 @@ def painted(
 ) -> NDArray[np.int64]:
     """(H W): 0 where no mask is, the number of the mask where one is, `overlap` where several are, and `crowd` where
     only crowds are."""
-    count = np.zeros(shape, np.uint8)
+    count = np.zeros(shape, np.uint16)
     labels = np.zeros(shape, np.int64)
     if codes:
-        masks = rle.decode(codes).view(torch.uint8)
-        count = masks.sum(dim=0).clamp(max=2).numpy()
-        labels = np.where(count > 0, np.asarray(numbers, np.int64)[masks.argmax(dim=0).numpy()], 0)
+        masks = rle.decode(codes).numpy().view(np.uint8)
+        count = masks.sum(axis=0, dtype=np.uint16)
+        labels = np.einsum("nhw,n->hw", masks, np.asarray(numbers, np.int64))  # right wherever one mask is
     labels[count > 1] = overlap
     if crowds:
         labels[rle.decode(crowds).any(dim=0).numpy() & (count == 0)] = crowd
