@@ -77,12 +77,15 @@ class OncePerState(ComposedPredictor):
         following, present = transition.next_slots, transition.next_valid
         if following is None or present is None or following.shape != slots.shape:
             if len(rows):
-                value = value.index_copy(0, rows, self._computed(slots[rows], valid[rows]))
+                value = value.index_copy(0, rows, self._computed(SlotTransition(slots[rows], valid[rows])))
             self._last = (slots, valid, value)
-        else:
-            found = self._computed(torch.cat([slots[rows], following]), torch.cat([valid[rows], present]))
-            value = value.index_copy(0, rows, found[: len(rows)]) if len(rows) else value
+        elif len(rows):
+            both = torch.cat([slots[rows], following]), torch.cat([valid[rows], present])
+            found = self._computed(SlotTransition(*both))
+            value = value.index_copy(0, rows, found[: len(rows)])
             self._last = (following, present, found[len(rows) :])
+        else:
+            self._last = (following, present, self._computed(transition.advanced()))
         is_progress = self.bounds[0] >= 0.0 and self.bounds[1] <= 1.0
         return RewardOutput(reward=value, progress=value if is_progress else None)
 
@@ -95,9 +98,9 @@ class OncePerState(ComposedPredictor):
             return value, torch.empty(0, dtype=torch.long, device=slots.device)
         return value, ((slots != before).flatten(1).any(1) | (valid != present).any(1)).nonzero().squeeze(1)
 
-    def _computed(self, slots: Tensor, valid: Tensor) -> Tensor:
+    def _computed(self, states: SlotTransition) -> Tensor:
         (potential,) = self.components()
-        reward: Tensor = potential(SlotTransition(slots, valid)).reward
+        reward: Tensor = potential(states).reward
         return reward
 
 
