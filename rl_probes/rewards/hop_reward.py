@@ -14,12 +14,17 @@ from rl_probes.rewards.shaping import shape
 from rl_probes.rewards.slot_head import SlotHead
 from rl_probes.rewards.transition import RewardOutput, SlotTransition
 
+CHANGE = 10.0
+"""What changed between two states is shown so many times larger: it is small beside what they are."""
+
 
 class HopReward(SlotHead):
-    """H(s, s') in [-1, 1] from the union of both sets, each slot marked with the state it belongs to.
+    """H(s, s') = tanh rho(u, c (e(s') - e(s))) in [-1, 1].
 
-    Seeing both states, the head can hold an object against itself; a difference of two potentials, each with its own
-    error, drowns in noise where most steps change little.
+    u embeds the union of both sets, each slot marked with the state it belongs to, so the head can hold an object
+    against itself or against a goal. e embeds each state alone; what is the same in both cancels in the difference, in
+    which small changes stand out. A difference of two potentials, each with its own error, drowns in noise where most
+    steps change little. (The source has a network of images; these two inputs and c = `CHANGE` are ours.)
     """
 
     requires = frozenset({"next_slots"})
@@ -29,16 +34,17 @@ class HopReward(SlotHead):
 
     def __init__(self, dim: int, width: int = 128) -> None:
         super().__init__(dim=dim, width=width)
-        self.embedding = SetEmbedding(dim + 1, width)
-        self.rho = nn.Sequential(nn.Linear(2 * width, width), nn.ReLU(), nn.Linear(width, 1))
+        self.union = SetEmbedding(dim + 1, width)
+        self.alone = SetEmbedding(dim, width)
+        self.rho = nn.Sequential(nn.Linear(4 * width, width), nn.ReLU(), nn.Linear(width, 1))
 
     def hop(self, slots: Tensor, valid: Tensor, next_slots: Tensor, next_valid: Tensor) -> Tensor:
         """Two sets (B K D), (B L D) with masks -> H (B); 0 where one of them is empty."""
-        both = torch.cat(
-            [marked(self.standardised(slots, valid), -1.0), marked(self.standardised(next_slots, next_valid), 1.0)], 1
-        )  # (B K+L D+1)
-        present = torch.cat([valid, next_valid], 1)
-        hop: Tensor = self.rho(self.embedding(both, present)).squeeze(1).tanh()
+        now, then = self.standardised(slots, valid), self.standardised(next_slots, next_valid)
+        both = torch.cat([marked(now, -1.0), marked(then, 1.0)], 1)  # (B K+L D+1)
+        union = self.union(both, torch.cat([valid, next_valid], 1))
+        change = CHANGE * (self.alone(then, next_valid) - self.alone(now, valid))
+        hop: Tensor = self.rho(torch.cat([union, change], 1)).squeeze(1).tanh()
         return hop.masked_fill(~(valid.any(1) & next_valid.any(1)), 0.0)
 
     def predict(self, transition: SlotTransition) -> RewardOutput:

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from rl_probes.rewards.hop_reward import HopReward
+from rl_probes.rewards.hop_reward import CHANGE, HopReward
 from rl_probes.rewards.set_embedding import marked
 
 BLOCK = 256
@@ -19,8 +19,9 @@ BLOCK = 256
 class PairsOfStates:
     """`HopReward` as a `rl_probes.distances.Reward` whose states are indices into N states.
 
-    The head's embedding applies layers to each slot by itself before it looks at the other ones: these are computed
-    once per state instead of once per pair, and the context of a pair is the larger of both states' contexts. The
+    The head's embeddings apply layers to each slot by itself before they look at the other ones: these are computed
+    once per state instead of once per pair, the context of a pair is the larger of both states' contexts, and what the
+    first layer after the pool makes of the change between two states is a difference of two vectors of states. The
     answers are the head's own but for rounding. Reads the head as it is now: make it anew after training.
 
     slots: (N K D), valid: (N K) bool, all True where absent.
@@ -32,12 +33,17 @@ class PairsOfStates:
         valid = torch.ones(slots.shape[:2], dtype=torch.bool, device=slots.device) if valid is None else valid
         standardised = head.standardised(slots.float(), valid)
         sides = [marked(standardised, mark) for mark in (-1.0, 1.0)]  # as first and as second state
-        embedding = head.embedding
+        embedding = head.union
         self._context = [(embedding.psi(side) * valid[..., None]).amax(1) for side in sides]  # (N width)
         self._slots = [embedding.of_slot(side) for side in sides]  # (N K width)
         self._present = valid[..., None].float()  # (N K 1)
         self._padded = not bool(valid.all())
         self._count = valid.sum(1)
+        mix, *rest = head.rho
+        assert isinstance(mix, nn.Linear)
+        self._mix, self._rest = mix, nn.Sequential(*rest)
+        self._of_union, of_change = mix.weight.split(2 * head.hyperparameters["width"], dim=1)
+        self._change = CHANGE * head.alone(standardised, valid) @ of_change.T  # (N width)
 
     @torch.no_grad()
     def __call__(self, states: NDArray[Any], actions: NDArray[Any], next_states: NDArray[Any]) -> NDArray[np.float32]:
@@ -53,7 +59,7 @@ class PairsOfStates:
 
     def _hops(self, first: Tensor, second: Tensor) -> Tensor:
         """(p) (p) -> (p)"""
-        embedding, count = self.head.embedding, self._count[first] + self._count[second]
+        embedding, count = self.head.union, self._count[first] + self._count[second]
         context = embedding.of_context(torch.maximum(self._context[0][first], self._context[1][second]))[:, None]
         largest, total = [], []
         for slots, rows in zip(self._slots, (first, second), strict=True):
@@ -63,5 +69,7 @@ class PairsOfStates:
             largest.append(each.amax(1))
             total.append(each.sum(1))
         pooled = torch.cat([torch.maximum(*largest), (total[0] + total[1]) / count.clamp(min=1)[:, None]], dim=1)
-        hop: Tensor = self.head.rho(pooled).squeeze(1).tanh()
+        change = self._change[second] - self._change[first]
+        hidden = torch.addmm(change.add_(self._mix.bias), pooled, self._of_union.T)
+        hop: Tensor = self._rest(hidden).squeeze(1).tanh()
         return hop.masked_fill((self._count[first] == 0) | (self._count[second] == 0), 0.0)

@@ -18,9 +18,7 @@ def fitted():
     head = HopReward(DIM)
     head.mean += torch.randn(DIM)
     head.std *= torch.rand(DIM) + 0.5
-    for layer in head.rho:  # hops that spread over (-1, 1)
-        if isinstance(layer, torch.nn.Linear):
-            layer.weight.data *= 4
+    head.rho[-1].weight.data *= 4  # hops that spread over (-1, 1)
     return head.eval()
 
 
