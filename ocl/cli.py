@@ -132,8 +132,8 @@ def discover(
     dataset: Dataset,  # type: ignore[type-arg]
     folder: Path,
     encoder: ObjectEncoder | Path | None = None,
-    sources: dict[str, MaskSource] | None = None,
-    recorded: dict[str, Dataset] | None = None,  # type: ignore[type-arg]
+    sources: dict[str, MaskSource] = {},  # noqa: B006 (read only; an Optional would bury what is wrong with a source)
+    recorded: dict[str, Dataset] = {},  # type: ignore[type-arg]  # noqa: B006
     batch_size: int = 32,
     background: bool = False,
     seed: int = 0,
@@ -152,22 +152,20 @@ def discover(
     """
     if not (encoder or sources or recorded):
         raise ValueError("discover compares masks; give an encoder, mask sources or recorded segmentations.")
-    encoders: dict[str, ObjectEncoder | MaskSource] = dict(sources or {})
+    encoders: dict[str, ObjectEncoder | MaskSource] = {**sources}
     if encoder is not None:
         model = encoder if isinstance(encoder, ObjectEncoder) else FrozenSlotModel(load(encoder), decoder_masks=True)  # type: ignore[arg-type]
         encoders = {"slots": model, **encoders}
-    batches, *others = (
-        DataLoader(part, batch_size, collate_fn=collate) for part in (dataset, *(recorded or {}).values())
-    )
+    batches, *others = (DataLoader(part, batch_size, collate_fn=collate) for part in (dataset, *recorded.values()))
     rows = discovery.discover(
         encoders,
         track(batches, "segmenting"),
-        recorded=dict(zip(recorded or {}, others, strict=True)),
+        recorded=dict(zip(recorded, others, strict=True)),
         background=background,
         seed=seed,
     )
     config = {"encoders": describe_part(encoders), "dataset": describe_dataset(dataset)}
-    config["recorded"] = {name: describe_dataset(part) for name, part in (recorded or {}).items()}
+    config["recorded"] = {name: describe_dataset(part) for name, part in recorded.items()}
     write_json(folder / "results.json", rows)
     write_manifest(folder, config=config, seed=seed)
     Console().print(discovery.table(rows))

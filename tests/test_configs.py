@@ -165,7 +165,9 @@ def shorten_probe(content: dict[str, Any]) -> list[str]:
 
 def shorten_discover(content: dict[str, Any]) -> list[str]:
     flags = [*fewer("dataset", content["dataset"]), "--batch_size=8"]
-    return flags + [f"--sources={json.dumps(with_random_sam(content['sources']))}"] * ("sources" in content)
+    if "sources" in content:
+        flags.append(f"--sources={json.dumps(with_random_sam(content['sources']))}")
+    return flags
 
 
 def shorten_benchmark(content: dict[str, Any]) -> list[str]:
