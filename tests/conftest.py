@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 import torch
 
 torch.set_num_threads(1)
+# There is one server of forked processes, and who starts it first decides what it has loaded: seconds per process.
+multiprocessing.get_context("forkserver").set_forkserver_preload(["rl_probes.cli", "torch._dynamo"])
 
 
 @pytest.fixture(autouse=True)

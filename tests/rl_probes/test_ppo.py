@@ -90,8 +90,7 @@ def test_killed_at_random_moments_ends_in_the_same_weights(tmp_path):
 
     folder = tmp_path / "killed"
     path = folder / "snapshot.safetensors"
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rl_probes.cli", "torch._dynamo"])
+    context = multiprocessing.get_context("forkserver")  # with what conftest.py has it load
     moments = random.Random(0)
     stopped_at = []
     while len(stopped_at) < 20:
