@@ -212,13 +212,3 @@ class GymnasiumWorld(World):
         mask = np.zeros(self.num_envs, dtype=bool)
         mask[indices] = True
         return mask
-
-    def _chosen(self, indices: Integers | None) -> Integers:
-        if indices is None:
-            return np.arange(self.num_envs)
-        chosen = np.asarray(indices)
-        if not np.issubdtype(chosen.dtype, np.integer):
-            raise TypeError(
-                f"{type(self).__name__}: indices must be integers, got {chosen.dtype}; use np.flatnonzero on a mask."
-            )
-        return chosen

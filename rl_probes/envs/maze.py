@@ -180,9 +180,6 @@ class MazeWorld(World):
     def close(self) -> None:
         """Nothing to release."""
 
-    def _chosen(self, indices: Integers | None) -> Integers:
-        return np.arange(self.num_envs) if indices is None else np.asarray(indices, np.int64)
-
 
 def _furnish(seed: int) -> dict[str, NDArray[Any]]:
     """What every room holds, by attribute: (8 M ...) with M = landmarks, doors, goal, agent."""

@@ -248,13 +248,3 @@ class ProcgenWorld(World):
         self._frames[indices], reward[indices] = frames, paid
         self._terminated[indices], self._truncated[indices] = terminated, truncated & ~terminated
         self._success[indices] = terminated & (info["prev_level_complete"] != 0)
-
-    def _chosen(self, indices: Integers | None) -> Integers:
-        if indices is None:
-            return np.arange(self.num_envs)
-        chosen = np.asarray(indices)
-        if not np.issubdtype(chosen.dtype, np.integer):
-            raise TypeError(
-                f"ProcgenWorld: indices must be integers, got {chosen.dtype}; use np.flatnonzero on a mask."
-            )
-        return chosen

@@ -177,14 +177,6 @@ class SpriteWorld(World):
     def close(self) -> None:
         """Nothing to release."""
 
-    def _chosen(self, indices: Integers | None) -> Integers:
-        if indices is None:
-            return np.arange(self.num_envs)
-        chosen = np.asarray(indices)
-        if not np.issubdtype(chosen.dtype, np.integer):
-            raise TypeError(f"SpriteWorld: indices must be integers, got {chosen.dtype}; use np.flatnonzero on a mask.")
-        return chosen
-
 
 def scripted_actions(world: SpriteWorld) -> Integers:
     """(B,) the straight way to the target: along the axis on which it is farther away. For touch tasks."""

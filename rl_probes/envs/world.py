@@ -66,3 +66,14 @@ class World(ABC):
 
     @abstractmethod
     def close(self) -> None: ...
+
+    def _chosen(self, indices: NDArray[np.int64] | None) -> NDArray[np.int64]:
+        """The environments that are meant: all of them for None. A mask is no list of indices, and refused."""
+        if indices is None:
+            return np.arange(self.num_envs)
+        chosen = np.asarray(indices)
+        if not np.issubdtype(chosen.dtype, np.integer):
+            raise TypeError(
+                f"{type(self).__name__}: indices must be integers, got {chosen.dtype}; use np.flatnonzero on a mask."
+            )
+        return chosen

@@ -164,3 +164,8 @@ def test_bad_input_is_refused():
         MazeWorld(3).reset(np.array([0, 1]), np.array([5]))
     with pytest.raises(ValueError, match="this world needs"):
         MazeWorld(2).set_state(MazeWorld(3).state())
+
+
+def test_a_mask_is_no_list_of_environments():
+    with pytest.raises(TypeError, match="MazeWorld: indices must be integers, got bool"):
+        MazeWorld(2).observe(frozenset({"objects"}), np.array([True, False]))
