@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rl_probes.evaluate import Episodes, evaluate
 from rl_probes.observation import Standardisation
 from rl_probes.ppo import PPOConfig, train
 from rl_probes.results import Result, curve_of, reference_range, rows, table
-from rl_probes.runs import Arguments, encoder_arguments_of, read_run
+from rl_probes.runs import Arguments, Run, encoder_arguments_of, read_run
 
 FIRST_SEED = 1_000_000
 HELD_OUT = "held-out seeds"
@@ -128,13 +129,10 @@ def evaluate_agents(
     seeds = np.arange(first_seed, first_seed + episodes)
     file = "evaluation" if split == HELD_OUT else "evaluation_" + re.sub(r"[^a-z0-9]+", "_", split.lower()).strip("_")
     results: list[Result] = []
-    worlds = set()
+    read = partial(read_run, trust=trust, world_arguments=world_arguments, encoder_arguments=encoder_arguments)
+    _check_one_world(runs, read)
     for folder in runs:
-        config = read_run(folder, trust=trust, world_arguments=world_arguments, encoder_arguments=encoder_arguments)
-        played_in = {name: value for name, value in config.world.provenance().items() if name != "seed"}
-        worlds.add(json.dumps(played_in, sort_keys=True))
-        if len(worlds) > 1:
-            raise ValueError(f"{folder} is a run in another world than {runs[0]}; compare runs of one task at a time.")
+        config = read(folder)
         agent = Agent.load(Path(folder) / "agent.safetensors", config.encoder, config.pooling)
         if not results:
             random = evaluate(RandomAgent(config.world.num_actions), config.world, seeds)
@@ -173,6 +171,18 @@ def evaluate_agents(
         shown = table(results, task=task, split=split, environment=build, by_return=by_return, score_range=score_range)
     Console().print(shown)
     return results
+
+
+def _check_one_world(runs: Sequence[Path], read: Callable[[Path], Run]) -> None:
+    """Raises ValueError for runs in different worlds, before anything is played."""
+    first: dict[str, Any] | None = None
+    for folder in runs:
+        world = read(folder).world
+        played_in = {name: value for name, value in world.provenance().items() if name != "seed"}
+        world.close()
+        first = first or played_in
+        if played_in != first:
+            raise ValueError(f"{folder} is a run in another world than {runs[0]}; compare runs of one task at a time.")
 
 
 def _class_name(node: dict[str, Any]) -> str:

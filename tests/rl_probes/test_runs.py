@@ -235,3 +235,13 @@ def test_agents_are_evaluated_under_another_appearance(two_runs):
     assert (plain[2].episodes.lengths != shifted[2].episodes.lengths).any()
     saved = read_json(two_runs[1] / "evaluation_texture.json")["world"]["appearances"]
     assert saved == ["Textured(strength=0.8, background=TextureBackground(cycles=(2.0, 6.0)))"]
+
+
+def test_runs_in_different_worlds_are_refused_before_anything_is_played(two_runs, tmp_path):
+    content = yaml.safe_load(ORACLE.read_text())
+    content["world"]["init_args"] |= {"num_envs": 4, "task": "object comparison, 5 objects"}
+    other = write(tmp_path, world=content["world"])
+    options = ["--episodes", "4", "--split", "two worlds"]
+    with pytest.raises(ValueError, match="another world"):
+        main(["evaluate", "--runs", str([str(two_runs[0]), str(other)]), *options])
+    assert not (two_runs[0] / "evaluation_two_worlds.json").exists()
