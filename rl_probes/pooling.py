@@ -15,6 +15,7 @@ from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
+from rl_probes.maximum import set_maximum
 from rl_probes.observation import unpack
 
 
@@ -46,8 +47,8 @@ class DeepSetPooling(Pooling):
 
     def forward(self, observations: Tensor) -> Tensor:
         vectors, valid = unpack(observations)
-        features: Tensor = self.phi(vectors) * valid.unsqueeze(-1)  # (B K width)
-        return features.amax(dim=1)
+        features: Tensor = self.phi(vectors) * valid.unsqueeze(-1).to(vectors.dtype)  # (B K width)
+        return set_maximum(features)
 
 
 class TransformerPooling(Pooling):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from rl_probes.maximum import set_maximum
+
 
 class SetEmbedding(nn.Module):
     """(max_k h_k, mean_k h_k) with h_k = phi(s_k, max_j psi(s_j)) over valid slots (Zaheer et al., 2017, section 3)."""
@@ -21,11 +23,11 @@ class SetEmbedding(nn.Module):
     def forward(self, slots: Tensor, valid: Tensor) -> Tensor:
         """slots (B K D), zero where not valid (B K) -> (B 2*width), zero for a set without a valid slot."""
         # psi and phi end in a ReLU and are never negative: zero is neutral for the maximum.
-        present = valid[..., None]
-        context = (self.psi(slots) * present).amax(1)  # (B width)
+        present = valid[..., None].to(slots.dtype)
+        context = set_maximum(self.psi(slots) * present)  # (B width)
         each = self.phi(self.of_slot(slots) + self.of_context(context)[:, None]) * present  # (B K width)
-        mean = each.sum(1) / valid.sum(1, keepdim=True).clamp(min=1)
-        return torch.cat([each.amax(1), mean], dim=1)
+        mean = each.sum(1) / present.sum(1).clamp(min=1)
+        return torch.cat([set_maximum(each), mean], dim=1)
 
 
 class SetTransformer(nn.Module):
