@@ -67,11 +67,10 @@ def pair_measures(
 
     right = (scores > 0) == positive
     on_same, on_different = _share(right, positive), _share(right, negative)
+    both = on_same.counted & on_different.counted
     found = {
         "accuracy": _share(right, positive | negative),
-        "balanced_accuracy": PerImage(
-            (on_same.values + on_different.values) / 2, on_same.counted & on_different.counted
-        ),
+        "balanced_accuracy": PerImage((on_same.values + on_different.values) / 2 * both, both),
         "auc": area_under_curve(scores, positive, negative),
         "average_precision": average_precision(scores, positive, negative),
     }

@@ -47,7 +47,13 @@ def top_subspace(form: Tensor, rank: int) -> Subspace:
 
 
 def random_subspace(dim: int, rank: int, generator: torch.Generator | None = None) -> Tensor:
-    """(D r) orthonormal, uniform among all subspaces of this rank: the control of every ablation."""
+    """(D r) orthonormal, uniform among all subspaces of this rank: the control of every ablation.
+
+    Raises:
+        ValueError: a rank outside 1..D.
+    """
+    if not 1 <= rank <= dim:
+        raise ValueError(f"a subspace of {dim} dimensions has a rank of 1 to {dim}, got {rank}.")
     basis: Tensor = torch.linalg.qr(torch.randn(dim, rank, generator=generator)).Q
     return basis
 

@@ -217,7 +217,8 @@ def _runs(codes: Sequence[RLE]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     parts = [_counts(code) for code in codes]
     for code, part in zip(codes, parts, strict=True):
         height, width = code["size"]
-        if part.min(initial=0) < 0 or part.sum() != height * width:
+        # A sum of runs may overflow back to the right number, but no single one of them may exceed it.
+        if part.min(initial=0) < 0 or part.max(initial=0) > height * width or part.sum() != height * width:
             raise ValueError(f"The runs of a mask must fill {height} x {width} pixels, they fill {part.sum()}.")
     lengths = np.array([len(part) for part in parts], dtype=np.int64)
     return np.concatenate([np.zeros(0, dtype=np.int64), *parts]), lengths

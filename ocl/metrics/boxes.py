@@ -21,7 +21,7 @@ def tight_boxes(labels: Tensor) -> tuple[Tensor, Tensor]:
         bool; L is the largest label + 1, at least 1. Absent labels have an empty box.
     """
     images, height, width = labels.shape
-    count = max(int(labels.max()), 0) + 1
+    count = max(int(labels.max()) if labels.numel() else 0, 0) + 1
     image = torch.arange(images, device=labels.device)[:, None, None]
     row = torch.arange(height, device=labels.device)[:, None]
     column = torch.arange(width, device=labels.device)

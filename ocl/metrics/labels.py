@@ -48,9 +48,10 @@ def label_map(masks: Tensor, size: tuple[int, int], valid: Tensor | None = None)
     if not 0 <= lowest <= highest <= 1.01:  # false for NaN
         raise ValueError("masks must lie in [0, 1]; apply softmax over slots first and look for NaN.")
     if valid is not None:
-        if valid.shape != masks.shape[:-2]:
+        if valid.shape != masks.shape[:-2] or valid.dtype != torch.bool:
             raise ValueError(
-                f"valid must be {tuple(masks.shape[:-2])} for masks {tuple(masks.shape)}, got {tuple(valid.shape)}."
+                f"valid must be bool {tuple(masks.shape[:-2])} for masks {tuple(masks.shape)}, got {valid.dtype} "
+                f"{tuple(valid.shape)}."
             )
         masks = masks * valid[..., None, None]
     images = masks.flatten(0, -4)  # (B T) K h w
@@ -69,20 +70,29 @@ def class_segmentation(segmentation: Tensor, classes: Tensor) -> Tensor:
     """Merge instances of one class: the ground truth of class-level mBO.
 
     Args:
-        segmentation: (B H W) int64 instance labels, 0 background.
-        classes: (B M) int64, class >= 0 of the object in column m (label m + 1).
+        segmentation: (B H W) integer instance labels, 0 background.
+        classes: (B M) int64, class >= 0 of the object in column m (label m + 1); of objects that the segmentation does
+            not show, anything.
 
     Returns:
         (B H W) int64: 0 background, c + 1 any object of class c, `IGNORE` kept.
+
+    Raises:
+        ValueError: another number of images, or a label without a class.
     """
     if classes.ndim != 2 or len(classes) != len(segmentation):
         raise ValueError(f"classes must be (B, M) with B = {len(segmentation)}, got {tuple(classes.shape)}.")
-    if int(segmentation.max()) > classes.shape[1]:
+    segmentation = segmentation.long()
+    if segmentation.numel() and int(segmentation.max()) > classes.shape[1]:
         raise ValueError(
             f"segmentation holds label {int(segmentation.max())}, but classes names {classes.shape[1]} objects."
         )
     names = functional.pad(classes + 1, (1, 0))  # column 0 is the background
     merged = names.gather(1, segmentation.clamp(min=0).flatten(1)).view_as(segmentation)
+    if ((segmentation > 0) & (merged < 1)).any():
+        raise ValueError(
+            "a negative class would turn its object into background; give every visible object one from 0."
+        )
     return merged.masked_fill(segmentation == IGNORE, IGNORE)
 
 

@@ -71,7 +71,7 @@ def recovery(table: Tensor) -> PerImage:
         table: (B G P) from `contingency`.
     """
     iou, present = intersection_over_union(table)
-    return PerImage(mean_over(iou.amax(2) > 0.5, present), present.any(1))
+    return PerImage(mean_over((iou.amax(2) > 0.5).double(), present), present.any(1))
 
 
 def corloc(table: Tensor) -> PerImage:

@@ -79,8 +79,10 @@ class SlotAttention(nn.Module):
             raise ValueError(f"epsilon_in must be numerator or denominator, got {epsilon_in!r}.")
         if iterations < 1:
             raise ValueError(f"iterations must be at least 1, got {iterations}.")
-        if heads < 1 or dim % heads:
-            raise ValueError(f"dim must be a multiple of heads, got {dim} and {heads}.")
+        if heads < 1 or dim < 1 or dim % heads:
+            raise ValueError(f"dim must be a positive multiple of heads, got {dim} and {heads}.")
+        if epsilon < 0:
+            raise ValueError(f"epsilon must not be negative, got {epsilon}.")
         if temperature <= 0:
             raise ValueError(f"temperature must be positive, got {temperature}.")
         token_dim = dim if token_dim is None else token_dim
@@ -196,8 +198,9 @@ class SlotAttention(nn.Module):
                 f"tokens must be (B, {height} * {width}, {self.token_dim}) for this grid and module, "
                 f"got {tuple(tokens.shape)}."
             )
-        if slots.ndim != 3 or slots.shape[0] != tokens.shape[0] or slots.shape[-1] != self.dim:
-            raise ValueError(f"slots must be ({tokens.shape[0]}, K, {self.dim}), got {tuple(slots.shape)}.")
+        wanted = (tokens.shape[0], self.dim)
+        if slots.ndim != 3 or (slots.shape[0], slots.shape[-1]) != wanted or slots.shape[1] < 1:
+            raise ValueError(f"slots must be ({wanted[0]}, K, {wanted[1]}) with K >= 1, got {tuple(slots.shape)}.")
         if slots.shape[1] > tokens.shape[1]:
             raise ValueError(
                 f"{slots.shape[1]} slots cannot share {tokens.shape[1]} tokens; use fewer slots or a finer grid."

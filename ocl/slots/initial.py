@@ -25,6 +25,8 @@ class InitialSlots(nn.Module):
 
     def count(self, num_slots: int | None) -> int:
         """K of a call: `num_slots`, or the default for None; starts of a fixed K refuse another."""
+        if num_slots is not None and num_slots < 1:
+            raise ValueError(f"num_slots must be positive, got {num_slots}.")
         return self.num_slots if num_slots is None else num_slots
 
     def draw(self, like: Tensor, features: Features, num_slots: int | None, noise: Tensor | None) -> Tensor:

@@ -39,6 +39,8 @@ def test_forms_of_probes_are_taken_and_others_refused() -> None:
         top_subspace(torch.randn(1, 4, 4), 2)
     with pytest.raises(ValueError, match="rank 1 to D"):
         top_subspace(torch.eye(4)[None], 5)
+    with pytest.raises(ValueError, match="a subspace of 4 dimensions has a rank of 1 to 4, got 5"):
+        random_subspace(4, 5)
 
 
 def test_random_subspaces_have_no_preferred_direction() -> None:

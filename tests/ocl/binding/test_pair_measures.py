@@ -146,6 +146,15 @@ def test_intervals_cover_the_mean_as_often_as_they_say() -> None:
     assert abs((exact.high - exact.low) / expected - 1) < 0.05
 
 
+def test_images_that_do_not_count_have_the_value_zero() -> None:
+    patches = scene(objects=1, images=3)  # one object: no pair of two
+    for measure in pair_measures(scores(patches.same), patches.same, distinct_pairs(patches)).values():
+        assert (measure.values[~measure.counted] == 0).all()
+    assert not pair_measures(scores(patches.same), patches.same, distinct_pairs(patches))[
+        "balanced_accuracy"
+    ].counted.any()
+
+
 def test_what_does_not_belong_together_is_refused() -> None:
     patches = scene()
     counted, logits = distinct_pairs(patches), scores(patches.same)

@@ -99,6 +99,8 @@ def test_what_is_refused() -> None:
         rle.decode([{"size": [3, 3], "counts": [4, 4]}])
     with pytest.raises(ValueError, match="must fill"):
         rle.decode([{"size": [3, 3], "counts": [4, -1, 6]}])
+    with pytest.raises(ValueError, match="must fill"):
+        rle.areas([{"size": [3, 3], "counts": [2**62, 2**62, 2**62, 2**62, 9]}])  # 9 in 64 bits
     with pytest.raises(ValueError, match="one size"):
         rle.decode([{"size": [3, 3], "counts": [9]}, {"size": [1, 9], "counts": [9]}])
     whole = rle.compress(rle.encode(blobs(1, 400, 300)))[0]

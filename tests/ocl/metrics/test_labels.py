@@ -87,7 +87,7 @@ def test_what_does_not_fit_is_refused():
         contingency(labels, labels + 10_000_000)
     with pytest.raises(ValueError, match=r"\(B, H, W\)"):
         contingency(labels[0], labels[0])
-    with pytest.raises(ValueError, match="valid must be"):
+    with pytest.raises(ValueError, match=r"valid must be bool \(2, 3\)"):
         contingency(torch.ones(2, 3, 4, 4), labels, torch.ones(2, 2, dtype=torch.bool))
     with pytest.raises(ValueError, match="valid belongs to soft masks"):
         contingency(labels, labels, torch.ones(2, 2, dtype=torch.bool))
@@ -100,3 +100,13 @@ def test_classes_merge_instances_and_keep_background_and_ignore():
     assert class_segmentation(segmentation, torch.tensor([[4, 0, 4]])).tolist() == [[[0, 5, 1], [5, -1, 0]]]
     with pytest.raises(ValueError, match="names 2 objects"):
         class_segmentation(segmentation, torch.tensor([[4, 0]]))
+    assert class_segmentation(segmentation[:0], torch.zeros(0, 3, dtype=torch.int64)).shape == (0, 2, 3)
+    small = segmentation.clamp(min=0).to(torch.uint8)
+    assert class_segmentation(small, torch.tensor([[4, 0, 4, -1]])).tolist() == [[[0, 5, 1], [5, 0, 0]]]
+    with pytest.raises(ValueError, match="a negative class would turn its object into background"):
+        class_segmentation(segmentation, torch.tensor([[4, -1, 4]]))
+
+
+def test_valid_slots_are_bool():
+    with pytest.raises(ValueError, match="valid must be bool"):
+        label_map(torch.ones(1, 2, 4, 4), (4, 4), torch.ones(1, 2))

@@ -161,6 +161,15 @@ def test_a_ring_and_its_inside_have_one_box_but_different_masks():
     assert float(corloc(contingency(ring, segmentation)).values) == 0
 
 
+def test_no_image_has_no_box_and_per_image_values_are_float64():
+    none = torch.zeros(0, 4, 4, dtype=torch.int64)
+    assert box_corloc(none, none).values.shape == (0,)
+    one = torch.ones(1, 4, 4, dtype=torch.int64)
+    table = contingency(one, one)
+    for measure in (recovery, corloc, mean_best_overlap, mean_iou):
+        assert measure(table).values.dtype == torch.float64
+
+
 def test_box_corloc_refuses_video():
     clip = torch.zeros(1, 2, 4, 4, dtype=torch.int64)
     with pytest.raises(ValueError, match="compares images"):

@@ -228,6 +228,15 @@ def test_bad_input_is_named() -> None:
         module(Features(good, (4, 4)), torch.randn(2, 3, 16))
     with pytest.raises(ValueError, match="slots must be"):
         module(Features(good, (4, 5)), torch.randn(2, 3, 8))
+    with pytest.raises(ValueError, match=r"slots must be \(2, K, 16\) with K >= 1, got \(2, 0, 16\)"):
+        module(Features(good, (4, 5)), torch.randn(2, 0, 16))
+    with pytest.raises(ValueError, match="positive multiple of heads"):
+        SlotAttention(0)
+    with pytest.raises(ValueError, match="epsilon must not be negative"):
+        SlotAttention(16, epsilon=-1e-8)
+    for count in (0, -1):
+        with pytest.raises(ValueError, match="num_slots must be positive"):
+            RandomSlots(3, 16)(tokens_of(2), num_slots=count)
     with pytest.raises(ValueError, match="21 slots cannot share 20 tokens"):
         module(Features(good, (4, 5)), torch.randn(2, 21, 16))
     with pytest.raises(ValueError, match="fixed at K = 3"):
