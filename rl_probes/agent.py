@@ -67,6 +67,8 @@ class Agent:
             ValueError: a damaged file, another encoder or pooling, or a pooling that needs the slots it was built for.
         """
         saved = snapshot.load(path)
+        if not {"policy", "pooling", "num_actions", "num_slots"} <= saved.keys():
+            raise ValueError(f"{path} is not an agent; name the agent.safetensors of a run.")
         # The fingerprint covers the number of slots too, so it can only be compared where that is the same.
         if encoder.num_slots == saved["num_slots"] and encoder.fingerprint != saved["encoder"]:
             raise ValueError(

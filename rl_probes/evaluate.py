@@ -50,11 +50,15 @@ def evaluate(
         in the result.
 
     Raises:
-        ValueError: no seeds, a seed twice, or a field that the world cannot give.
+        ValueError: no seeds, a seed twice, negative or no integer, a field that the world cannot give, or an actor of
+            other actions than the world's.
     """
-    queue = np.asarray(seeds, np.int64)
+    queue = np.asarray(seeds)
     if queue.ndim != 1 or len(queue) == 0 or len(np.unique(queue)) != len(queue):
         raise ValueError("seeds must be a list of different integers, at least one.")
+    if not np.issubdtype(queue.dtype, np.integer) or queue.min() < 0:
+        raise ValueError(f"seeds must be integers that are not negative, got {queue[:4].tolist()}.")
+    queue = queue.astype(np.int64)
     if actor.requires - world.fields:
         raise ValueError(f"the agent requires {sorted(actor.requires - world.fields)}, which this world cannot give.")
 
@@ -67,7 +71,7 @@ def evaluate(
     waiting = len(active)
 
     while len(active):
-        probabilities = actor.action_probabilities(world.observe(actor.requires, active))
+        probabilities = _probabilities(actor, world, world.observe(actor.requires, active))
         actions = np.zeros(world.num_envs, np.int64)
         if most_likely:
             actions[active] = probabilities.argmax(axis=1)
@@ -91,6 +95,16 @@ def evaluate(
         generators |= {index: _generator(queue[playing[index]]) for index in restarted}
         active = np.flatnonzero(playing < len(queue))
     return Episodes(queue, returns, lengths, success, "most likely" if most_likely else "sampled")
+
+
+def _probabilities(actor: Actor, world: World, batch: Batch) -> NDArray[np.float64]:
+    """(n A)"""
+    found = actor.action_probabilities(batch)
+    if found.shape[1] != world.num_actions:
+        raise ValueError(
+            f"the agent chooses among {found.shape[1]} actions, {type(world).__name__} has {world.num_actions}."
+        )
+    return found
 
 
 def _generator(seed: int) -> np.random.Generator:
@@ -117,7 +131,7 @@ def record_episode(actor: Actor, world: World, seed: int) -> Recording:
     while True:
         batch = world.observe(actor.requires | {"images"}, first)
         images.append(batch.images[0].numpy())
-        probabilities = actor.action_probabilities(batch)[0]
+        probabilities = _probabilities(actor, world, batch)[0]
         actions.append(min(int((probabilities.cumsum() <= generator.random()).sum()), world.num_actions - 1))
         outcome = world.step(np.full(world.num_envs, actions[-1]))
         total += float(outcome.reward[0])

@@ -29,8 +29,9 @@ def pack(vectors: Tensor, valid: Tensor) -> Tensor:
 
 
 def unpack(observations: Tensor) -> tuple[Tensor, Tensor]:
-    """(B K D+1) -> vectors (B K D), valid (B K) bool."""
-    return observations[..., :-1], observations[..., -1] > 0.5
+    """(B K D+1) -> vectors (B K D), zero for padding whatever it held, and valid (B K) bool."""
+    valid = observations[..., -1] > 0.5
+    return observations[..., :-1].masked_fill(~valid.unsqueeze(-1), 0.0), valid
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class Standardisation:
 
     mean: Array
     std: Array
+
+    def same_as(self, other: Standardisation) -> bool:
+        return np.array_equal(self.mean, other.mean) and np.array_equal(self.std, other.std)
 
     @staticmethod
     def identity(dim: int) -> Standardisation:

@@ -38,6 +38,9 @@ class PPOConfig:
     """Schulman et al. 2017, in the names of Stable-Baselines3; the defaults suit 32 environments of the sprite world.
 
     n_steps: steps per environment and rollout. A minibatch must divide n_steps * num_envs.
+
+    Raises:
+        ValueError: a number outside its range.
     """
 
     n_steps: int = 64
@@ -50,6 +53,18 @@ class PPOConfig:
     ent_coef: float = 0.01
     vf_coef: float = 0.5
     max_grad_norm: float = 0.5
+
+    def __post_init__(self) -> None:
+        counts = (self.n_steps >= 1, self.n_epochs >= 1, self.batch_size >= 2)  # of one, advantages have no deviation
+        shares = (0 < self.gamma <= 1, 0 <= self.gae_lambda <= 1)
+        sizes = (self.learning_rate, self.clip_range, self.max_grad_norm)
+        weighed = all(0 <= weight < float("inf") for weight in (self.ent_coef, self.vf_coef))
+        if not (all(counts) and all(shares) and all(0 < size < float("inf") for size in sizes) and weighed):
+            raise ValueError(
+                "PPO needs n_steps and n_epochs of at least 1, batch_size of at least 2, gamma in (0, 1], gae_lambda "
+                "in [0, 1], positive learning_rate, clip_range and max_grad_norm, and ent_coef and vf_coef that are "
+                f"not negative; got {asdict(self)}."
+            )
 
 
 @runtime_checkable
@@ -112,9 +127,11 @@ def train(
         device: of the policy; the encoder runs where its weights are.
 
     Raises:
-        ValueError: a snapshot of another experiment in `folder`, a minibatch that does not divide the rollout, a head
-            of another encoder, a monitor without a predicted reward, or a predicted reward that is not finite.
+        ValueError: total_steps or snapshot_every below 1, a seed outside 0..2**32 - 1, a device that is not here,
+            another experiment in `folder`, a damaged snapshot, a minibatch that does not divide the rollout, a head of
+            another encoder, a monitor without a predicted reward, or a reward that is not finite.
     """
+    _check_arguments(total_steps, snapshot_every, seed, device)
     if monitor is not None and reward is None:
         raise ValueError("monitor compares a predicted with the true reward; give the run a predicted `reward`.")
     folder = Path(folder)
@@ -122,6 +139,10 @@ def train(
     remove_leftovers(folder)
     snapshot_path = folder / "snapshot.safetensors"
     saved = snapshot.load(snapshot_path) if snapshot_path.exists() else None
+    if saved is None:
+        _check_free(folder)
+    elif "experiment" not in saved:
+        raise ValueError(f"{snapshot_path} is not the snapshot of a run; delete it or restore it from a copy.")
 
     experiment: dict[str, Any] = {
         "ppo": asdict(config),
@@ -130,13 +151,17 @@ def train(
         "num_envs": world.num_envs,
         "bootstrap_timeouts": bootstrap_timeouts,
         "scale_rewards": scale_rewards,
+        "standardisation": "measured" if standardisation is None else "given",
         "reward": None if reward is None else reward.describe(),
         "monitor": None if monitor is None else monitor.describe(),
         "seed": seed,
     }
     if saved is not None:
         _check_same(experiment, saved["experiment"], folder)
-        standardisation = Standardisation(**saved["standardisation"])
+        own = Standardisation(**saved["standardisation"])
+        if standardisation is not None and not standardisation.same_as(own):
+            raise ValueError(f"{folder} holds a run with another standardisation; choose another folder.")
+        standardisation = own
     elif standardisation is None:
         standardisation = random_play_statistics(world, encoder, seed=seed)
     scaling = RewardScaling(config.gamma) if scale_rewards else None
@@ -217,10 +242,34 @@ def _note(folder: Path, monitor: HackingMonitor, changes: Changes) -> None:
     )
 
 
+def _check_arguments(total_steps: int, snapshot_every: int, seed: int, device: str) -> None:
+    """Raises ValueError for what would fail later, or, as a device that is missing, be replaced without a word."""
+    if min(total_steps, snapshot_every) < 1:
+        raise ValueError(f"total_steps and snapshot_every must be at least 1, got {total_steps} and {snapshot_every}.")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be in 0..2**32 - 1, got {seed}.")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} is not to be had on this machine; try cpu.") from error
+
+
+def _check_free(folder: Path) -> None:
+    """Raises ValueError where a folder without a snapshot holds the manifest of something else than such a run."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return
+    manifest = read_json(path)
+    config = manifest.get("config") if isinstance(manifest, dict) else None
+    if not isinstance(config, dict) or not {"ppo", "encoder", "world"} <= config.keys():
+        raise ValueError(f"{folder} holds something else than a run of PPO; choose another folder.")
+
+
 def _check_same(experiment: dict[str, Any], saved: dict[str, Any], folder: Path) -> None:
-    """Raises ValueError where what is known of this experiment differs from the one that was saved."""
+    """Raises ValueError where what is known of this experiment differs from the one that was saved; what a snapshot of
+    an earlier version does not tell is not compared."""
     same_types: dict[str, Any] = json.loads(json.dumps(experiment))  # tuples come back as lists
-    different = [name for name, value in same_types.items() if saved.get(name) != value]
+    different = [name for name, value in same_types.items() if saved.get(name, value) != value]
     if different:
         raise ValueError(f"{folder} holds a run with another {', '.join(different)}; choose another folder.")
 

@@ -39,7 +39,6 @@ class RelationPooling(Pooling):
 
     def forward(self, observations: Tensor) -> Tensor:
         vectors, valid = unpack(observations)
-        vectors = vectors.masked_fill(~valid.unsqueeze(-1), 0.0)
         pairs = self.first(vectors).unsqueeze(2) + self.second(vectors).unsqueeze(1)  # (B K K width)
         related = self.relate(pairs) * (valid.unsqueeze(2) & valid.unsqueeze(1)).unsqueeze(-1)
         return torch.as_tensor(related.amax(dim=(1, 2)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ class Result:
     """What one trained agent scored. fingerprint: of its encoder, empty where it has none; tokens: (K, D).
 
     curve: rows of its progress.csv; episodes: on the evaluation seeds; reward: what it was paid by in training, empty
-    where that was the world itself.
+    where that was the world itself; settings: what tells it from agents that were trained otherwise on all this.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Result:
     episodes: Episodes
     curve: Sequence[dict[str, float]] = ()
     reward: str = ""
+    settings: str = ""
 
     @property
     def steps(self) -> int:
@@ -94,10 +96,13 @@ def table(
     score_range: the scores that count as 0 and 1 in the column "normalised".
 
     Raises:
-        ValueError: no results, or results on different evaluation seeds or action modes, which cannot share a table.
+        ValueError: no results, results on different evaluation seeds or action modes, which cannot share a table, a
+            seed twice in one line, or a range that does not rise.
     """
     if not results:
         raise ValueError("a table needs at least one result.")
+    if not score_range[0] < score_range[1]:
+        raise ValueError(f"score_range: the score that counts as 1 must lie above that of 0, got {score_range}.")
     first = results[0].episodes
     for result in results:
         if result.episodes.action_mode != first.action_mode or list(result.episodes.seeds) != list(first.seeds):
@@ -119,7 +124,9 @@ def table(
         found.add_column("\n".join(column), justify="right", no_wrap=True)
 
     too_few = False
-    for group in _by_everything_but_seed(results):
+    groups = _by_everything_but_seed(results)
+    lines = Counter(_visible(group[0]) for group in groups)
+    for group in groups:
         scores = np.array([result.score(by_return) for result in group])
         too_few = too_few or len(scores) < FEWEST_RUNS
         with warnings.catch_warnings():
@@ -134,7 +141,7 @@ def table(
             (
                 f"{one.name} {one.fingerprint[:8]}".strip(),
                 f"{tokens}, frozen" if one.fingerprint else tokens,
-                one.pooling or "-",
+                (one.pooling or "-") + (f", settings {one.settings}" if lines[_visible(one)] > 1 else ""),
                 *paid,
             ),
             (_interval(estimate, len(scores)), spread, f"{(scores.mean() - low) / (high - low):.3f}"),
@@ -162,12 +169,21 @@ def table(
     return found
 
 
+def _visible(result: Result) -> tuple[Any, ...]:
+    """What a line of the table tells of its agents besides their seeds and scores."""
+    return result.name, result.fingerprint, result.pooling, result.reward, result.steps
+
+
 def _by_everything_but_seed(results: Sequence[Result]) -> list[list[Result]]:
     groups: dict[Any, list[Result]] = {}
     for result in results:
-        groups.setdefault((result.name, result.fingerprint, result.pooling, result.reward, result.steps), []).append(
-            result
-        )
+        groups.setdefault((_visible(result), result.settings), []).append(result)
+    for group in groups.values():
+        seeds = [result.seed for result in group]
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(
+                f"{group[0].name} has a seed twice among {sorted(seeds)}: the same run again narrows no interval."
+            )
     return list(groups.values())
 
 

@@ -50,7 +50,7 @@ def load(path: str | Path) -> dict[str, Any]:
         raise ValueError(
             f"{path} is not a readable snapshot ({error}); delete it or restore it from a copy."
         ) from error
-    if metadata.get("sha256") != _digest(metadata.get("tree", ""), arrays):
+    if not isinstance(metadata, dict) or metadata.get("sha256") != _digest(metadata.get("tree", ""), arrays):
         raise ValueError(f"{path} does not match its own checksum; delete it or restore it from a copy.")
     tree: dict[str, Any] = _put_arrays(json.loads(metadata["tree"]), arrays)
     return tree

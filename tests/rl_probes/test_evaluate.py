@@ -71,9 +71,19 @@ def test_recording_repeats_the_evaluated_episode():
 
 def test_bad_seeds_are_refused():
     world = SpriteWorld(ObjectGoal(), 2)
-    for seeds in ([], [1, 1], [[1, 2]]):
+    for seeds in ([], [1, 1], [[1, 2]], [0.5, 1.5], [-1, 3]):
         with pytest.raises(ValueError, match="seeds"):
             evaluate(RandomAgent(4), world, seeds)
+
+
+@pytest.mark.parametrize("count", [3, 9])
+def test_an_agent_of_other_actions_is_refused(count):
+    for play in (
+        lambda agent, world: evaluate(agent, world, [1, 2]),
+        lambda agent, world: record_episode(agent, world, 1),
+    ):
+        with pytest.raises(ValueError, match=f"chooses among {count} actions, SpriteWorld has 4"):
+            play(RandomAgent(count), SpriteWorld(ObjectGoal(), 2))
 
 
 def result(name: str, seed: int, success: list[float], fingerprint: str = "f" * 64, first: int = 0) -> Result:
@@ -144,6 +154,29 @@ def test_table_refuses_to_mix_evaluation_seeds():
         shown([result("A", 0, [1.0, 0.0]), result("B", 0, [1.0, 0.0], first=5)])
     with pytest.raises(ValueError, match="at least one"):
         shown([])
+
+
+def test_a_run_twice_is_no_second_seed():
+    with pytest.raises(ValueError, match="a seed twice"):
+        shown([result("Oracle", seed, [1.0, 0.0]) for seed in (0, 1, 1)])
+
+
+def test_agents_trained_with_other_settings_have_a_line_of_their_own():
+    fast, slow = (
+        [replace(result("Oracle", s, [v] * 4), settings=d) for s in range(3)] for v, d in ((1.0, "aa"), (0.0, "bb"))
+    )
+    text = shown([*fast, *slow])
+    assert "settings aa" in text
+    assert "settings bb" in text
+    assert "1.000 [1.000, 1.000]" in text
+    assert "0.000 [0.000, 0.000]" in text
+    assert "settings" not in shown(fast)
+
+
+def test_a_range_that_does_not_rise_is_refused():
+    for bounds in ((1.0, 1.0), (1.0, 0.0), (0.0, float("nan"))):
+        with pytest.raises(ValueError, match="score_range"):
+            shown([result("Oracle", 0, [1.0])], score_range=bounds)
 
 
 def test_rows_and_sample_efficiency():

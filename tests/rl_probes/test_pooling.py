@@ -56,8 +56,10 @@ def test_set_pooling_ignores_order_and_padding(pooling):
     changed = vectors.masked_fill(~valid.unsqueeze(-1), 1e4)
     torch.testing.assert_close(built(pack(changed, valid)), pooled, atol=1e-5, rtol=0)
     # Not even where the padding reaches the pooling unmasked.
-    unmasked = torch.cat([changed, valid.unsqueeze(-1).float()], dim=-1)
-    torch.testing.assert_close(built(unmasked), pooled, atol=1e-5, rtol=0)
+    for garbage in (1e4, float("nan"), float("inf")):
+        changed = vectors.masked_fill(~valid.unsqueeze(-1), garbage)
+        unmasked = torch.cat([changed, valid.unsqueeze(-1).float()], dim=-1)
+        torch.testing.assert_close(built(unmasked), pooled, atol=1e-5, rtol=0)
 
     other = vectors.clone()
     other[:, 0] += 1.0  # but a valid slot does count

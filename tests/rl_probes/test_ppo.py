@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from ocl.files import read_json
+from ocl.manifest import write_manifest
 from ocl.representations import OracleObjects
 from rl_probes import snapshot
 from rl_probes.agent import Agent
@@ -22,6 +23,7 @@ from rl_probes.controls import BlindEncoder, RandomAgent, UnboundEncoder
 from rl_probes.envs.sprite_world import SpriteWorld
 from rl_probes.envs.tasks import ObjectComparison, ObjectGoal
 from rl_probes.evaluate import evaluate
+from rl_probes.observation import Standardisation
 from rl_probes.pooling import DeepSetPooling, FlattenPooling, TransformerPooling
 from rl_probes.ppo import PPOConfig, train
 from rl_probes.progress import read_progress
@@ -129,10 +131,75 @@ def test_a_folder_of_another_experiment_is_refused(tmp_path):
         )
     with pytest.raises(ValueError, match="another world"):
         train(SpriteWorld(ObjectGoal(), 8), oracle(), DeepSetPooling, folder=tmp_path, total_steps=512, config=SMALL)
+    with pytest.raises(ValueError, match="another standardisation"):
+        run(tmp_path, 512, standardisation=Standardisation.identity(oracle().dim))
+    agent, whole = tmp_path / "agent.safetensors", (tmp_path / "snapshot.safetensors").read_bytes()
+    (tmp_path / "snapshot.safetensors").write_bytes(agent.read_bytes())
+    with pytest.raises(ValueError, match="not the snapshot of a run"):
+        run(tmp_path, 512)
+    (tmp_path / "snapshot.safetensors").write_bytes(whole)
+    with pytest.raises(ValueError, match="not an agent"):
+        Agent.load(tmp_path / "snapshot.safetensors", oracle(), DeepSetPooling)
     content = (tmp_path / "snapshot.safetensors").read_bytes()
     (tmp_path / "snapshot.safetensors").write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match="not a readable snapshot"):
         run(tmp_path, 512)
+
+
+def test_a_given_standardisation_continues_only_with_an_equal_one(tmp_path):
+    given, other = Standardisation.identity(1), Standardisation(np.ones(1, np.float32), np.ones(1, np.float32))
+
+    def blind(steps: int, standardisation: Standardisation | None) -> Agent:
+        world, options = SpriteWorld(ObjectComparison(), 8), {"config": SMALL, "standardisation": standardisation}
+        return train(world, BlindEncoder(), DeepSetPooling, folder=tmp_path, total_steps=steps, **options)
+
+    blind(128, given)
+    for standardisation in (other, None):  # what is measured of zeros equals the identity, but was not asked for
+        with pytest.raises(ValueError, match="another standardisation"):
+            blind(256, standardisation)
+    blind(256, given)
+
+
+def test_a_folder_of_something_else_is_refused_and_left_alone(tmp_path):
+    write_manifest(tmp_path, config={"model": "slots"}, seed=0)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(ValueError, match="something else than a run of PPO"):
+        run(tmp_path, 128)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"steps": 0}, "at least 1, got 0"),
+        ({"steps": 128, "snapshot_every": 0}, "at least 1"),
+        ({"steps": 128, "device": "gpu"}, "device 'gpu'"),
+        ({"steps": 128, "device": "cuda:99"}, "device 'cuda:99'"),
+    ],
+)
+def test_arguments_are_refused_before_anything_is_written(tmp_path, options, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        run(tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"n_steps": 0},
+        {"n_epochs": 0},
+        {"batch_size": 1},
+        {"gamma": 1.01},
+        {"gae_lambda": -0.1},
+        {"learning_rate": float("nan")},
+        {"clip_range": 0.0},
+        {"ent_coef": -1.0},
+        {"max_grad_norm": float("inf")},
+    ],
+)
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(ValueError, match="PPO needs"):
+        PPOConfig(**settings)
 
 
 def test_manifest_names_encoder_and_versions(tmp_path):
