@@ -180,7 +180,15 @@ def epic_sampled(
 def _means(
     reward: Reward, origins: NDArray[Any], pool_actions: NDArray[Any], pool_states: NDArray[Any]
 ) -> NDArray[np.float64]:
-    """E[R(s, A, S')] of every s among `origins` (k ...) over the pool's pairs (A, S') -> (k)."""
+    """E[R(s, A, S')] of every s among `origins` (k ...) over the pool's pairs (A, S') -> (k).
+
+    States that are whole numbers are asked about once each, however often they come: of two steps in a row the first
+    leads to where the second begins, which halves the states of whole episodes.
+    """
+    if origins.ndim == 1 and np.issubdtype(origins.dtype, np.integer):
+        different, back = np.unique(origins, return_inverse=True)
+        if len(different) < len(origins):
+            return _means(reward, different, pool_actions, pool_states)[back]
     mean = np.zeros(len(origins))
     for action, following in zip(pool_actions, pool_states, strict=True):
         mean += reward(origins, _repeat(action, len(origins)), _repeat(following, len(origins)))

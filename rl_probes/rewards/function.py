@@ -63,7 +63,8 @@ class RewardFunction:
         _check_finite(transition)
         if self.predictor.state_dependence == "state":
             transition = transition.advanced()
-        reward: Tensor = self.predictor(transition).reward
+        with torch.inference_mode():  # a tenth faster than without gradients alone; learning is for `observe`
+            reward: Tensor = self.predictor(transition).reward
         self.predictor.observe(transition)
         return reward.cpu().numpy()
 

@@ -53,23 +53,29 @@ class PairsOfStates:
             IndexError: a state that is not there.
         """
         device = self._count.device
-        first, second = (torch.as_tensor(np.array(index), device=device) for index in (states, next_states))
+        first = torch.as_tensor(np.array(states), device=device)
+        if len(next_states) and (next_states == next_states[0]).all():  # as a distance asks: all s with one s'
+            second = torch.as_tensor(next_states[:1].copy(), device=device)
+            return torch.cat([self._hops(part, second) for part in first.split(BLOCK)]).cpu().numpy()
+        second = torch.as_tensor(np.array(next_states), device=device)
         blocks = [self._hops(*pair) for pair in zip(first.split(BLOCK), second.split(BLOCK), strict=True)]
         return torch.cat(blocks).cpu().numpy()
 
     def _hops(self, first: Tensor, second: Tensor) -> Tensor:
-        """(p) (p) -> (p)"""
+        """(p), and (p) or (1) for all of them -> (p)"""
         embedding, count = self.head.union, self._count[first] + self._count[second]
-        context = embedding.of_context(torch.maximum(self._context[0][first], self._context[1][second]))[:, None]
+        contexts = (known.index_select(0, rows) for known, rows in zip(self._context, (first, second), strict=True))
+        context = embedding.of_context(torch.maximum(*contexts))[:, None]
         largest, total = [], []
         for slots, rows in zip(self._slots, (first, second), strict=True):
-            each = embedding.phi(slots.index_select(0, rows).add_(context))  # (p K width)
+            own = slots.index_select(0, rows)
+            each = embedding.phi(own.add_(context) if len(own) == len(context) else own + context)  # (p K width)
             if self._padded:
                 each *= self._present[rows]
             largest.append(each.amax(1))
             total.append(each.sum(1))
         pooled = torch.cat([torch.maximum(*largest), (total[0] + total[1]) / count.clamp(min=1)[:, None]], dim=1)
-        change = self._change[second] - self._change[first]
+        change = self._change.index_select(0, second) - self._change.index_select(0, first)
         hidden = torch.addmm(change.add_(self._mix.bias), pooled, self._of_union.T)
         hop: Tensor = self._rest(hidden).squeeze(1).tanh()
         return hop.masked_fill((self._count[first] == 0) | (self._count[second] == 0), 0.0)
