@@ -24,6 +24,8 @@ from rl_probes.agent import PoolingFactory
 from rl_probes.envs.world import World
 
 PARTS = {"world": World, "encoder": ObjectEncoder, "pooling": PoolingFactory}
+SETTINGS = ("ppo", "standardise", "bootstrap_timeouts", "scale_rewards")
+"""Of `rl-probes ppo`, what makes another agent of the same parts, seed and reward."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,11 @@ class Run:
 
     reward: what it was paid by in training, its class and eight digits that tell its arguments from others; empty where
     that was the world itself. It is not built again: a trained agent is judged by the world.
+    settings: eight digits that tell apart runs that were trained otherwise on the same world, encoder and reward.
     """
 
-    def __init__(self, described: dict[str, Any], built: Namespace, seed: int, reward: str = "") -> None:
-        self.described, self.reward = described, reward
+    def __init__(self, described: dict[str, Any], built: Namespace, seed: int, reward: str, settings: str) -> None:
+        self.described, self.reward, self.settings = described, reward, settings
         self.world: World = built.world
         self.encoder: ObjectEncoder = built.encoder
         self.pooling: PoolingFactory = built.pooling
@@ -78,21 +81,36 @@ def read_run(
     Raises:
         FileNotFoundError: no config.yaml there.
         ValueError: a config that is damaged or names a class outside the allowed packages, a part that cannot be
-            built, or a world that remembers slots of another encoder than in training.
+            built, an encoder or a world's remembered slots that are others than in training.
     """
-    described, seed, reward = _read(folder, trust)
+    described, seed, reward, settings = _read(folder, trust)
     world = {} if world_arguments is None else world_arguments.content
     encoder = {} if encoder_arguments is None else encoder_arguments.content
     if encoder:
         taken = arguments_of(described["encoder"])
         encoder = {name: value for name, value in encoder.items() if name in taken}
+        if encoder:  # what they change has another fingerprint, so the agent cannot tell whether it is still its own
+            _check_encoder(Path(folder), described["encoder"])
     for part, changes in (("world", world), ("encoder", encoder)):
         if changes:
             described[part] = described[part] | {"init_args": (described[part].get("init_args") or {}) | changes}
     built = build(described)
     if "encoder" not in world:
         _check_remembered(Path(folder), built.world)
-    return Run(described, built, seed, reward)
+    return Run(described, built, seed, reward, settings)
+
+
+def _check_encoder(folder: Path, node: dict[str, Any]) -> None:
+    """Raises ValueError where the encoder of a run is another than in training."""
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return
+    then, now = read_json(path)["config"]["encoder"], build({"encoder": node}).encoder.fingerprint
+    if then != now:
+        raise ValueError(
+            f"{folder} was trained on the encoder {str(then)[:12]}, its config now gives {now[:12]}; restore that "
+            "encoder's checkpoint."
+        )
 
 
 def _check_remembered(folder: Path, world: World) -> None:
@@ -120,14 +138,17 @@ def arguments_of(node: Mapping[str, Any]) -> set[str]:
     return set(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
 
 
-def _read(folder: str | Path, trust: bool) -> tuple[dict[str, Any], int, str]:
-    """The nodes of world, encoder and pooling, all of allowed packages or trusted, the seed and the reward's name."""
+def _read(folder: str | Path, trust: bool) -> tuple[dict[str, Any], int, str, str]:
+    """The nodes of world, encoder and pooling, all of allowed packages or trusted, the seed, the reward's name and the
+    digits of the settings."""
     path = Path(folder) / "config.yaml"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; a run's folder is what `rl-probes ppo` wrote.")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         described = {key: content[key] for key in PARTS}
+        if not all(isinstance(node, str | Mapping) for node in described.values()):
+            raise TypeError("a part that names no class")
     except (yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not the config of a run; restore it from a copy.") from error
     foreign = [] if trust else [text for text in _texts(described) if _is_foreign(text)]
@@ -137,13 +158,19 @@ def _read(folder: str | Path, trust: bool) -> tuple[dict[str, Any], int, str]:
             "trust to run code on this machine."
         )
     reward = content.get("reward") or {}
-    return described, int(content.get("seed", 0)), _named(reward) if isinstance(reward, dict) and reward else ""
+    name = _named(reward) if isinstance(reward, dict) and reward else ""
+    settings = {key: content.get(key) for key in SETTINGS} | {"pooling": described["pooling"]}
+    settings["num_envs"] = (described["world"].get("init_args") or {}).get("num_envs")
+    return described, int(content.get("seed", 0)), name, _digits(settings)
 
 
 def _named(node: Mapping[str, Any]) -> str:
-    arguments = json.dumps(node.get("init_args") or {}, sort_keys=True, default=str)
     name = str(node.get("class_path", "")).rsplit(".", 1)[-1]
-    return f"{name} {hashlib.sha256(arguments.encode()).hexdigest()[:8]}"
+    return f"{name} {_digits(node.get('init_args') or {})}"
+
+
+def _digits(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:8]
 
 
 def build(described: dict[str, Any]) -> Namespace:

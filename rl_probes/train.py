@@ -65,6 +65,8 @@ def train_agent(
         device: Of the policy.
         threads: Of torch. One is fastest for small policies, and needed for bit-identical continuation.
     """
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, got {threads}.")
     torch.set_num_threads(threads)
     return train(
         world,
@@ -102,6 +104,7 @@ def evaluate_agents(
 
     Args:
         runs: Folders that `rl-probes ppo` wrote, all of one task; those that differ only in their seed share a line.
+            Where they were trained with different settings, eight digits beside the pooling tell which.
         episodes: How many, from seed `first_seed` on.
         first_seed: The first of the evaluation seeds.
         most_likely: Take the most likely action instead of sampling.
@@ -117,6 +120,8 @@ def evaluate_agents(
         threads: Of torch.
     """
     torch.set_num_threads(threads)
+    if not runs or len({Path(folder).resolve() for folder in runs}) < len(runs):
+        raise ValueError("runs: name at least one folder, and each of them once; a run twice is no second seed.")
     if split == HELD_OUT and world_arguments:
         raise ValueError(f'split: say what these episodes are called; "{HELD_OUT}" are those of the training world.')
     wanted = set() if encoder_arguments is None else set(encoder_arguments.content)
@@ -142,8 +147,8 @@ def evaluate_agents(
         played = evaluate(agent, config.world, seeds, most_likely=most_likely)
         name, pooling = type(config.encoder).__name__, _class_name(config.described["pooling"])
         tokens = (config.encoder.num_slots, config.encoder.dim)
-        curve, paid = curve_of(folder), config.reward
-        results.append(Result(name, config.encoder.fingerprint, tokens, pooling, config.seed, played, curve, paid))
+        facts = (name, config.encoder.fingerprint, tokens, pooling, config.seed, played)
+        results.append(Result(*facts, curve_of(folder), config.reward, config.settings))
         by_return = by_return or bool(np.isnan(played.success).any())
         write_json(
             Path(folder) / f"{file}.json",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -133,6 +134,9 @@ def test_damaged_configs_are_refused(tmp_path):
     (tmp_path / "config.yaml").write_text("- 1\n")
     with pytest.raises(ValueError, match="restore it"):
         read_run(tmp_path)
+    write(tmp_path, encoder=None)
+    with pytest.raises(ValueError, match="restore it"):
+        read_run(tmp_path)
 
 
 def test_an_encoder_from_a_checkpoint(tmp_path):
@@ -221,6 +225,41 @@ def test_agents_are_evaluated_among_more_objects_than_they_were_trained_on(two_r
         main(["evaluate", "--runs", f"[{two_runs[0]}]", *options, "--encoder_arguments", "{slots: 7}"])
     with pytest.raises(ValueError, match="say what these episodes are called"):
         main(["evaluate", "--runs", f"[{two_runs[0]}]", "--world_arguments", world])
+
+
+def test_a_changed_checkpoint_is_refused_with_another_number_of_slots_too(two_runs, tmp_path):
+    """Of the run's own number of slots the agent knows the fingerprint, of another one only the manifest does."""
+    run = tmp_path / "run"
+    shutil.copytree(two_runs[1], run)
+    options = ["evaluate", "--runs", f"[{run}]", "--episodes", "2", "--split", "more slots"]
+    main([*options, "--encoder_arguments", "{num_slots: 8}"])
+    manifest = read_json(run / "manifest.json")
+    manifest["config"]["encoder"] = "0" * 64  # as if the checkpoint had been written anew since
+    write_json(run / "manifest.json", manifest)
+    with pytest.raises(ValueError, match="was trained on the encoder 000000000000, its config now gives"):
+        main([*options, "--encoder_arguments", "{num_slots: 8}"])
+
+
+def test_no_run_and_a_run_twice_are_refused(two_runs):
+    for runs in ("[]", f"[{two_runs[0]}, {two_runs[0]}/]"):
+        with pytest.raises(ValueError, match="runs: name at least one folder, and each of them once"):
+            main(["evaluate", "--runs", runs, "--episodes", "2"])
+
+
+def test_runs_of_one_seed_and_other_settings_do_not_share_a_line(two_runs, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(two_runs[0], other)
+    content = yaml.safe_load((other / "config.yaml").read_text())
+    content["ppo"]["learning_rate"] = 1e-4
+    (other / "config.yaml").write_text(yaml.safe_dump(content))
+    runs = ["evaluate", "--episodes", "2", "--runs"]
+    first, second = main([*runs, f"[{two_runs[0]}, {other}]"])[1:]
+    assert first.settings != second.settings
+    assert capsys.readouterr().out.count("settings") == 2
+    copy = tmp_path / "copy"
+    shutil.copytree(two_runs[0], copy)
+    with pytest.raises(ValueError, match="a seed twice"):
+        main([*runs, f"[{two_runs[0]}, {copy}]"])
 
 
 def test_agents_are_evaluated_under_another_appearance(two_runs):
