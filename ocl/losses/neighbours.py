@@ -1,8 +1,9 @@
-"""Sums over alike features, without a matrix over pairs of features ever being whole or saved."""
+"""Sums over alike features, without a matrix over pairs of features ever being whole; it is kept where it is small."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 CPU_BLOCK, GPU_BLOCK = 2**19, 2**25
 """Pairs of features held at a time, over the whole batch: 2 MiB in float32, which a cache holds, or 128 MiB."""
+CPU_KEPT = 2**22
+"""Pairs whose blocks wait for the backward pass, 16 MiB in float32: building them again takes longer."""
 
 
 def row_blocks(tokens: Tensor) -> list[slice]:
@@ -51,25 +54,46 @@ def sum_over_alike(values: Tensor, directions: Tensor, threshold: float) -> Tens
 
 
 class _SumOverAlike(torch.autograd.Function):
-    """values M, where M is symmetric: every pair of blocks is built once, and again in the backward pass, which is the
-    same product."""
+    """values M, where M is symmetric: every pair of blocks is built once. The backward pass is the same product, with
+    the blocks of the forward pass where those are small, else with blocks that are built again."""
 
     @staticmethod
     def forward(ctx: Any, values: Tensor, directions: Tensor, threshold: float) -> Tensor:
-        ctx.save_for_backward(directions)
         ctx.threshold = threshold
-        blocks = square_blocks(values)
-        summed = torch.zeros_like(values)
-        with torch.autocast(values.device.type, enabled=False):
-            for index, mine in enumerate(blocks):
-                for theirs in blocks[index:]:
-                    similar = alike(directions, mine, theirs, threshold).to(values.dtype)
-                    summed[:, :, theirs] += values[:, :, mine] @ similar
-                    if mine != theirs:
-                        summed[:, :, mine] += values[:, :, theirs] @ similar.mT
-        return summed
+        ctx.kept = values.shape[0] * values.shape[-1] ** 2 <= (CPU_KEPT if values.device.type == "cpu" else GPU_BLOCK)
+        blocks = _alike_blocks(directions, threshold, values.dtype)
+        if ctx.kept:
+            blocks = list(blocks)
+        ctx.save_for_backward(*blocks if ctx.kept else [directions])
+        return _multiply(values, blocks)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        if ctx.kept:
+            return _multiply(gradient, ctx.saved_tensors), None, None
         (directions,) = ctx.saved_tensors
         return sum_over_alike(gradient, directions, ctx.threshold), None, None
+
+
+def _pairs(tokens: Tensor) -> list[tuple[slice, slice]]:
+    """Blocks on and above the diagonal of (B N N), for (B ... N)."""
+    blocks = square_blocks(tokens)
+    return [(mine, theirs) for index, mine in enumerate(blocks) for theirs in blocks[index:]]
+
+
+def _alike_blocks(directions: Tensor, threshold: float, dtype: torch.dtype) -> Iterable[Tensor]:
+    """M in the blocks of `_pairs`, one at a time."""
+    with torch.autocast(directions.device.type, enabled=False):
+        for mine, theirs in _pairs(directions.mT):
+            yield alike(directions, mine, theirs, threshold).to(dtype)
+
+
+def _multiply(values: Tensor, blocks: Iterable[Tensor]) -> Tensor:
+    """values M (B K N) from M in the blocks of `_pairs`."""
+    summed = torch.zeros_like(values)
+    with torch.autocast(values.device.type, enabled=False):
+        for (mine, theirs), similar in zip(_pairs(values), blocks, strict=True):
+            summed[:, :, theirs] += values[:, :, mine] @ similar
+            if mine != theirs:
+                summed[:, :, mine] += values[:, :, theirs] @ similar.mT
+    return summed

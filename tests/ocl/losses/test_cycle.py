@@ -88,10 +88,13 @@ TRANSCRIPTIONS: dict[str, tuple[Loss, Callable[[Output], Tensor]]] = {
 
 
 @pytest.mark.parametrize("name", TRANSCRIPTIONS)
-@pytest.mark.parametrize("block", [2**22, 3 * 40 * 16])
-def test_equals_whole_matrices_forward_and_gradients(name: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In one block, and in blocks of 16 rows that do not divide the 40 features."""
+@pytest.mark.parametrize(("block", "kept"), [(2**22, 2**22), (3 * 40 * 16, 2**22), (3 * 40 * 16, 0)])
+def test_equals_whole_matrices_forward_and_gradients(
+    name: str, block: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one block, and in blocks of 16 rows that do not divide the 40 features, kept or built again."""
     monkeypatch.setattr(neighbours, "CPU_BLOCK", block)
+    monkeypatch.setattr(neighbours, "CPU_KEPT", kept)
     loss, transcription = TRANSCRIPTIONS[name]
     slots = torch.randn(3, 5, 8, dtype=torch.float64, requires_grad=True)
     tokens = torch.randn(3, 40, 8, dtype=torch.float64, requires_grad=True)
