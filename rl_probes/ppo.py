@@ -170,6 +170,7 @@ def train(
         with torch.random.fork_rng():  # its weights are the seed's; those of the policy are as without it
             torch.manual_seed(seed)
             paid = reward.build(encoder, config.gamma)
+    learner = None if reward is None or paid is None else reward.learner(paid)
     env = FrozenFeatureVecEnv(world, Observer(encoder, standardisation), bootstrap_timeouts, scaling, paid)
     model = build(env, pooling, config, seed, device)
     agent = Agent(env.observer, model.policy)
@@ -187,6 +188,8 @@ def train(
         seconds = _restore(model, env, saved)
         if monitor is not None:
             monitor.set_state(saved["monitor"])
+        if learner is not None:
+            learner.set_state(saved["learner"])
 
     rollouts = 0
     stopped = monitor is not None and monitor.stop and monitor.fired_at is not None
@@ -194,11 +197,12 @@ def train(
         while model.num_timesteps < total_steps and not stopped:
             start = time.perf_counter()
             model.collect_rollouts(env, callback, model.rollout_buffer, config.n_steps)
+            learnt = {} if learner is None else learner.step(model)
             model.train()
             rollouts += 1
             elapsed = time.perf_counter() - start
             seconds += elapsed
-            row = _row(model, seconds, model.rollout_buffer.actions.size / elapsed)
+            row = _row(model, seconds, model.rollout_buffer.actions.size / elapsed) | learnt
             if monitor is not None:
                 changes = monitor.check(model.num_timesteps)
                 row["hacking"] = float(changes is not None)
@@ -207,8 +211,12 @@ def train(
                     stopped = monitor.stop
             log.write(row)
             if rollouts % snapshot_every == 0 or model.num_timesteps >= total_steps or stopped:
-                watched = {} if monitor is None else {"monitor": monitor.state()}
-                snapshot.save(snapshot_path, _state(model, env, seconds) | watched | {"experiment": experiment})
+                beside: dict[str, Any] = {"experiment": experiment}
+                if monitor is not None:
+                    beside["monitor"] = monitor.state()
+                if learner is not None:
+                    beside["learner"] = learner.state()
+                snapshot.save(snapshot_path, _state(model, env, seconds) | beside)
     agent.save(folder / "agent.safetensors")
     return agent
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from stable_baselines3 import PPO
 
 from ocl.describe import class_path, digest, fingerprint
 from ocl.representations import ObjectEncoder
@@ -20,6 +21,21 @@ from rl_probes.rewards.predictor import RewardPredictor
 from rl_probes.rewards.return_scale import ReturnScale
 from rl_probes.rewards.set_progress import DeepSetProgress
 from rl_probes.rewards.shaping import PotentialShaping
+
+
+class RewardLearner(ABC):
+    """Changes a reward between a rollout of PPO and the update on it."""
+
+    @abstractmethod
+    def step(self, model: PPO) -> dict[str, float]:
+        """Learn from the rollout that `model` has just collected. Figures worth logging, the same ones every time."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """What `set_state` needs to continue exactly, beside the reward's own state."""
+
+    @abstractmethod
+    def set_state(self, state: dict[str, Any]) -> None: ...
 
 
 class RewardScheme(ABC):
@@ -36,6 +52,10 @@ class RewardScheme(ABC):
             ValueError: a head that was fitted on another encoder's slots, or a goal that is missing.
         """
         return as_reward_fn(self.predictor(encoder, gamma).to(_device_of(encoder)), encoder)
+
+    def learner(self, reward: RewardFunction) -> RewardLearner | None:
+        """What changes `reward`, which `build` made, once per rollout; None where nothing does."""
+        return None
 
     def describe(self) -> dict[str, Any]:
         """What decides the reward, for manifests; a run continues only with an equal one."""

@@ -65,12 +65,41 @@ class AlignedBlend(ComposedPredictor):
             self.requires |= {"next_slots"}
         self.weights: Tensor
         self.register_buffer("weights", torch.tensor(weights, dtype=torch.float32))
+        self._steps: list[Tensor] | None = None  # components (1+n B) of the steps kept so far; None: none are kept
+        self._paid: tuple[Tensor, Tensor] | None = None  # the slots last asked about, and their components (1+n B)
 
     def predict(self, transition: SlotTransition) -> RewardOutput:
         assert transition.rewards is not None
         designed = [part(self.read_by(part, transition)).reward for part in self.components()]
         components = torch.stack([transition.rewards.float(), *designed])  # (1+n B)
+        if self._steps is not None:
+            self._paid = (transition.slots, components)
         return RewardOutput(reward=self.weights @ components, extras={"components": components})
+
+    def keep(self) -> None:
+        """From now on keep the components of every transition observed, for `taken`."""
+        self._steps = []
+
+    def taken(self) -> Tensor:
+        """The components (T 1+n B) of the T transitions observed since they are kept or were last taken.
+
+        Raises:
+            ValueError: none were.
+        """
+        if not self._steps:
+            raise ValueError("the blend has kept no transition; call keep() before it observes any.")
+        steps, self._steps = torch.stack(self._steps), []
+        return steps
+
+    @torch.no_grad()
+    def observe(self, transition: SlotTransition) -> dict[str, float]:
+        if self._steps is not None:
+            if self._paid is None or self._paid[0] is not transition.slots:  # not what was asked about last
+                self(transition)
+            assert self._paid is not None
+            self._steps.append(self._paid[1])
+            self._paid = None
+        return super().observe(transition)
 
     @torch.no_grad()
     def align(self, gradients: Tensor, task_gradient: Tensor, rate: float) -> dict[str, float]:
