@@ -42,6 +42,8 @@ def run(
     except ValueError as error:
         raise _reason(error) from None
     options.pop("config", None)
+    if isinstance(device := options.get("device"), str):
+        check_device(device)
     folder = options.get("folder")
     text = parsers[name].dump(parsed[name], skip_none=False)
     # Before the run, so that a killed one can be read; after it, because a refused one must not replace the config.
@@ -53,6 +55,16 @@ def run(
     if folder is not None:
         write_text(Path(folder) / "config.yaml", text)
     return result
+
+
+def check_device(name: str) -> None:
+    """Raises ValueError where tensors cannot be put on the device of this name, before anything is computed for it."""
+    import torch  # here, since the help of commands needs none
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {name!r} is not to be had on this machine; try cpu.") from error
 
 
 def _reason(error: BaseException) -> BaseException:
@@ -67,11 +79,18 @@ def exit_with_sentence(main: Callable[[], Any]) -> None:
     """Run a program; bad input ends it with one sentence and status 2. OCL_TRACEBACK=1 shows where it was noticed."""
     try:
         main()
-    except (ValueError, TypeError, FileNotFoundError, ImportError, IndexError) as error:
+    except (ValueError, TypeError, OSError, ImportError, IndexError) as error:
         if os.environ.get("OCL_TRACEBACK"):
             raise
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         sys.exit(2)
+
+
+def _sentence(error: Exception) -> str:
+    """What was wrong; of the system's own errors the place and the reason, without their number."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}."
+    return str(error)
 
 
 def _parser_of_group(group: Group) -> ArgumentParser:

@@ -49,9 +49,11 @@ def discover(
         percentile bootstrap over images), images (how many counted).
 
     Raises:
-        ValueError: an encoder without masks, batches without a segmentation, recorded images that are not the same, or
-            a name that is there twice.
+        ValueError: an encoder without masks, batches without a segmentation, recorded images that are not the same, a
+            name that is there twice, or a negative seed.
     """
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}.")
     slots = sorted({encoder.num_slots for encoder in encoders.values() if isinstance(encoder, ObjectEncoder)})
     recorded = recorded or {}
     cells = [(rows := max(1, round(count**0.5)), max(1, round(count / rows))) for count in slots]

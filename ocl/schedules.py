@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class WarmupHalving:
-    """min(1, s / warmup_steps) * 0.5 ^ (s / half_life): the published schedule, which decays during warm-up too."""
+    """min(1, (s + 1) / warmup_steps) * 0.5 ^ (s / half_life), s from 0: the published schedule, which decays during
+    warm-up too. Published, the warm-up is s / warmup_steps, whose first step moves nothing."""
 
     warmup_steps: int = 10_000
     half_life: int = 100_000

@@ -20,6 +20,7 @@ from ocl.instantiate import instantiate
 from ocl.objectives.base import ViTObjective
 from ocl.objectives.vit import TrainableViT
 from ocl.representations.base import ObjectEncoder
+from ocl.states import read_state
 
 CONFIG, WEIGHTS, CHECKPOINT = "config.yaml", "vit.safetensors", Path("checkpoints") / "last.ckpt"
 
@@ -92,12 +93,12 @@ class OwnViT(Studied):
         parts: Sequence[str] = ("block",),
     ) -> None:
         self.run, self.layers, self.parts = Path(run), layers, parts
-        content = yaml.safe_load(self._file(Path(CONFIG)).read_text(encoding="utf-8"))
         try:
+            content = yaml.safe_load(self._file(Path(CONFIG)).read_text(encoding="utf-8"))
             self._objective: dict[str, Any] = content["model"]["objective"]
             self._vit: dict[str, Any] = self._objective["init_args"]["vit"]["init_args"]
             self._start = {name: self._vit[name] for name in ("name", "image_size", "arguments")}
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ValueError(f"{self.run} is no run of a ViT: its {CONFIG} has no objective with a vit.") from error
         self.image_size = tuple(self._start["image_size"]) if image_size is None else tuple(image_size)
 
@@ -119,7 +120,7 @@ class OwnViT(Studied):
             return None  # positions in an objective belong to the size of its training
         built = instantiate(self._objective)
         assert isinstance(built, ViTObjective)
-        saved = torch.load(self.run / CHECKPOINT, map_location="cpu", weights_only=True)["state_dict"]
+        saved = read_state(self.run / CHECKPOINT, frozenset({"state_dict"}))["state_dict"]
         built.load_state_dict({name.removeprefix("objective."): values for name, values in saved.items()})
         return built.eval().requires_grad_(False)
 

@@ -56,6 +56,8 @@ class CNNEncoder(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """images (B 3 H W) float in [0, 1] -> tokens (B N D). They are mapped to [-1, 1] first, as published."""
+        if not images.is_floating_point():
+            raise TypeError(f"images must be floating in [0, 1], got {images.dtype}; ocl.shapes.images_as_float helps.")
         if images.ndim != 4 or tuple(images.shape[1:]) != (3, *self.image_size):
             raise ValueError(
                 f"images must be (B, 3, {self.image_size[0]}, {self.image_size[1]}), got {tuple(images.shape)}."

@@ -13,6 +13,9 @@ class PixelReconstruction(nn.Module):
 
     Where the decoder paints a smaller image, the true one is averaged down to it.
 
+    Raises:
+        ValueError: a decoder that paints a larger image.
+
     Args:
         gamma: the true image is raised to this power (in [0, 1]) before comparison. Published: 1. Below 1 dark colours
             count for more: at 1 a green of 128 on black weighs an eighth of yellow, and slots ignore it for long.
@@ -28,7 +31,12 @@ class PixelReconstruction(nn.Module):
         target = batch.images if self.gamma == 1 else batch.images**self.gamma
         prediction = output.decoded.prediction
         if prediction.shape != target.shape:
-            target = F.interpolate(target, prediction.shape[-2:], mode="area")
+            painted, true = tuple(prediction.shape[-2:]), tuple(target.shape[-2:])
+            if painted[0] > true[0] or painted[1] > true[1]:
+                raise ValueError(
+                    f"the decoder paints {painted} pixels, the images have {true}; change its grid or strides."
+                )
+            target = F.interpolate(target, painted, mode="area")
         return F.mse_loss(prediction.float(), target * 2 - 1)
 
 

@@ -22,6 +22,7 @@ from ocl.masks.classifiers import TimmClassifier
 from ocl.occam.labels import labels_of, main_object
 from ocl.schedules import WarmupCosine
 from ocl.shapes import Batch, images_as_float
+from ocl.states import read_state
 
 STATE = "training.pt"
 
@@ -108,7 +109,7 @@ def examples(batch: Batch, application: MaskApplication, cut_out: float) -> tupl
 def _resume(path: Path, network: torch.nn.Module, optimizer: torch.optim.Optimizer) -> int:
     if not path.is_file():
         return 0
-    state: dict[str, Any] = torch.load(path, weights_only=True)
+    state = read_state(path, frozenset({"network", "optimizer", "step"}))
     network.load_state_dict(state["network"])
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])

@@ -116,3 +116,5 @@ def test_what_is_missing_is_named() -> None:
     batch.objects = {"visible": torch.ones(1, 1, dtype=torch.bool), "position": torch.zeros(1, 1, 2)}
     with pytest.raises(ValueError, match="oracle gives no masks"):
         discover({"oracle": oracle}, [batch])
+    with pytest.raises(ValueError, match="seed must be 0 or more, got -1"):
+        discover({}, iter(()), seed=-1)

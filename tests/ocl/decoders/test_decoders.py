@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from ocl.decoders.broadcast import BroadcastDecoder
 from ocl.decoders.mlp import MLPDecoder
 from ocl.decoders.patch import PatchDecoder
+from ocl.losses.reconstruction import PixelReconstruction
+from ocl.shapes import Batch, Decoded, Features, Output, Slots
 
 
 def plain_broadcast(decoder: BroadcastDecoder, slots: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,3 +102,15 @@ def test_bad_input_is_named() -> None:
         MLPDecoder(16, 8, (2, 2))(torch.randn(2, 3, 8))
     with pytest.raises(ValueError, match="odd kernel"):
         BroadcastDecoder(16, kernel_size=4)
+
+
+def test_a_picture_larger_than_the_image_is_no_reconstruction() -> None:
+    images = torch.rand(2, 3, 8, 12)
+    decoded = Decoded(torch.zeros(2, 3, 4, 6), torch.ones(2, 1, 4, 6))
+    features = Features(torch.zeros(2, 1, 4), (1, 1))
+    output = Output(features, features, torch.zeros(2, 1, 4), Slots.of(torch.zeros(2, 1, 4)), decoded)
+    averaged = images.unflatten(3, (6, 2)).unflatten(2, (4, 2)).mean((3, 5)) * 2 - 1
+    torch.testing.assert_close(PixelReconstruction()(output, Batch(images)), averaged.square().mean())
+    decoded.prediction = torch.zeros(2, 3, 8, 16)
+    with pytest.raises(ValueError, match=r"the decoder paints \(8, 16\) pixels, the images have \(8, 12\)"):
+        PixelReconstruction()(output, Batch(images))
