@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from rl_probes.distances import Reward, distribution, pearson_distance, reward_table, without_rounding
+from rl_probes.distances import Reward, check_gamma, distribution, pearson_distance, reward_table, without_rounding
 
 Transition = Callable[[NDArray[Any], NDArray[Any], np.random.Generator], NDArray[Any]]
 """(n ...) states, (n ...) actions, a generator -> (n ...) next states drawn from the dynamics."""
@@ -31,6 +31,7 @@ def canonical_dard_tabular(
     Raises:
         ValueError: a table that is not (S A S), or a kernel of another shape or whose rows are no distributions.
     """
+    check_gamma(gamma)
     table, kernel = reward_table(reward), _kernel(transition)
     if table.shape != kernel.shape:
         raise ValueError(f"the kernel must have the shape of the reward {table.shape}, got {kernel.shape}.")
@@ -86,8 +87,9 @@ def dard_sampled(
     the same draws, so shaping cancels in each of them and not only on average. Calls each reward 3 draws + 1 times and
     `transition` 2 draws times, with n rows.
     """
-    if draws < 1:
-        raise ValueError(f"draws must be at least 1, got {draws}.")
+    check_gamma(gamma)
+    if draws < 1 or not len(states):
+        raise ValueError(f"DARD needs at least one transition and one draw, got {len(states)} and {draws}.")
     generator = np.random.default_rng(seed)
     rewards = (first, second)
     expected = np.zeros((2, len(states)))

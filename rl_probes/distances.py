@@ -92,6 +92,7 @@ def canonical_tabular(
     action_distribution: ArrayLike | None = None,
 ) -> NDArray[np.float64]:
     """C(R) of a table (S A S), exactly. The distributions of S (and S') and A are uniform where absent."""
+    check_gamma(gamma)
     table = reward_table(reward)
     states, actions, _ = table.shape
     over_states = distribution(
@@ -139,6 +140,7 @@ def canonical_samples(
     states, next_states (n ...); actions (n ...); pool_actions, pool_states (m ...). The last expectation also takes S
     from the pool. Episode ends are ignored. Calls `reward` m + 1 times with at most 2 n + m rows.
     """
+    check_gamma(gamma)
     if len(pool_actions) != len(pool_states) or not len(pool_states):
         raise ValueError(f"the pool needs as many actions as states, got {len(pool_actions)} and {len(pool_states)}.")
     mean = _means(reward, np.concatenate([states, next_states, pool_states]), pool_actions, pool_states)
@@ -163,6 +165,9 @@ def epic_sampled(
     The pool of A and S' is `pairs` independent draws (fewer where the sample is smaller) from the sample's own actions
     and next states. Independence makes transitions that cannot happen, on which a learned reward extrapolates.
     """
+    check_gamma(gamma)
+    if pairs < 1 or not len(states):
+        raise ValueError(f"EPIC needs at least one transition and one pair, got {len(states)} and {pairs}.")
     generator = np.random.default_rng(seed)
     pairs = min(pairs, len(states))
     pool_actions = actions[generator.choice(len(actions), pairs, replace=False)]
@@ -209,7 +214,7 @@ def _canonical(
 
 def _moments(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n) (n) -> (n 6): 1, x, y, xx, yy, xy of the standardised samples; their sums determine rho."""
-    x, y = ((v - v.mean()) / (np.ptp(v) or 1.0) for v in (x, y))
+    x, y = (without_rounding(v - v.mean(), v) / (np.ptp(v) or 1.0) for v in (x, y))
     return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
 
 
@@ -233,8 +238,8 @@ def _samples(first: ArrayLike, second: ArrayLike) -> tuple[NDArray[np.float64], 
 
 
 def without_rounding(canonical: NDArray[np.float64], reward: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Zero where only float64 rounding keeps C(R) from it, as for a constant or pure shaping: the rounding would
-    correlate with anything by accident instead of being at chance. NaN stays."""
+    """Zero where only float64 rounding keeps C(R), or a reward less its mean, from it, as for a constant or pure
+    shaping: the rounding would correlate with anything by accident instead of being at chance. NaN stays."""
     return np.zeros_like(canonical) if np.ptp(canonical) <= 1e-12 * np.abs(reward).max() else canonical
 
 
@@ -259,6 +264,12 @@ def distribution(weights: ArrayLike, name: str, shape: tuple[int, ...]) -> NDArr
     if found.shape != shape or not np.isfinite(found).all() or found.min() < 0 or found.sum() <= 0:
         raise ValueError(f"the distribution of {name} must be {shape} non-negative numbers that are not all zero.")
     return np.asarray(found / found.sum())
+
+
+def check_gamma(gamma: float) -> None:
+    """Raises ValueError for what is no discount."""
+    if not 0 <= gamma <= 1:
+        raise ValueError(f"gamma must be in [0, 1], got {gamma}.")
 
 
 def _repeat(value: NDArray[Any], count: int) -> NDArray[Any]:

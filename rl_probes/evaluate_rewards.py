@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from rich.table import Table
 from scipy.stats import rankdata
 
-from rl_probes.distances import bootstrap, pearson_distance_interval
+from rl_probes.distances import bootstrap, check_gamma, pearson_distance_interval
 from rl_probes.fit_rewards import fit_progress, flattened, pooled
 from rl_probes.recording import Goals, Recording
 from rl_probes.reward_metrics import backwards, calibration_error, direction_hits, kendall, per_trajectory, spearman
@@ -94,7 +94,7 @@ def evaluate_progress(
 
     Rows are {"name": "reward/<predictor>/<metric>", "value", "unit", "seed", "split", "low", "high"}; `METRICS` and
     `FURTHER_METRICS` say what the metrics are. Frames whose progress is unknown are left out, and for the metrics of
-    success episodes that were cut.
+    success episodes that were cut. What nothing can be said of is NaN: steps, where every episode has one frame.
 
     With `train`, the recording that the predictors were fitted on, `fitted_controls` stand beside them, fitted on
     it for `control_epochs`. `goals` are those of the frames of `recording`, for predictors that read one.
@@ -129,8 +129,9 @@ def evaluate_scores(
     """The rows of `evaluate_progress` for scores that are there already.
 
     Raises:
-        ValueError: no frame with a known progress.
+        ValueError: no frame with a known progress, or gamma outside [0, 1].
     """
+    check_gamma(gamma)
     known = ~np.isnan(recording.progress)
     if not known.any():
         raise ValueError("no frame of the recording has a known progress; this world has none to compare with.")
@@ -155,7 +156,9 @@ def evaluate_scores(
         hits, counted = direction_hits(score[second] - score[first], truth[second] - truth[first])
         found = {
             "epic": pearson_distance_interval(score[known], truth[known], episode, **options),
-            "step_distance": pearson_distance_interval(given.step[both], gain, recording.episode[first], **options),
+            "step_distance": (np.nan, np.nan, np.nan)
+            if not len(gain)
+            else pearson_distance_interval(given.step[both], gain, recording.episode[first], **options),
             "spearman": _mean(trajectories, options),
             "success_auroc": bootstrap(auroc, score[finals], recording.success[finals], **options),
             "kendall": _mean(concordance, options),
@@ -172,7 +175,8 @@ def evaluate_scores(
     rows.append(_row("reward/trajectories_without_change", dropped, "episodes", seed, split))
     rows.append(_row("reward/trajectories_without_order", too_short, "episodes", seed, split))
     rows.append(_row("reward/episodes", len(np.unique(recording.episode)), "episodes", seed, split))
-    rows.append(_row("reward/success_rate", float(recording.success[finals].mean()), "fraction", seed, split))
+    rate = float(recording.success[finals].mean()) if len(finals) else np.nan
+    rows.append(_row("reward/success_rate", rate, "fraction", seed, split))
     return rows
 
 

@@ -24,6 +24,8 @@ def predict(
     predictor.eval()
     given = {"slots": vectors, "valid": valid, **fields}
     rows = range(0, len(vectors), batch_size)
+    if not rows:  # episodes of one frame have no steps
+        return np.zeros(0, np.float32)
     batches = ({name: value[start : start + batch_size] for name, value in given.items()} for start in rows)
     return torch.cat([predictor(SlotTransition(**batch)).reward for batch in batches]).cpu().numpy()
 

@@ -66,7 +66,8 @@ def load_any_head(folder: str | Path) -> SlotHead:
         FileNotFoundError: no head there.
         ValueError: a class that is not known here, or files that were altered.
     """
-    name = read_json(Path(folder) / "head.json").get("class")
+    description = read_json(Path(folder) / "head.json")
+    name = description.get("class") if isinstance(description, dict) else None
     known: dict[str, type[SlotHead]] = {kind.__name__: kind for kind in _kinds(SlotHead)}
     if name not in known:
         raise ValueError(f"{folder} holds a head of the class {name!r}, which is not imported; import its module.")

@@ -86,7 +86,7 @@ class FrozenFeatureVecEnv(VecEnv):
         terminations for it where PPO takes them as such.
 
     Raises:
-        ValueError: the encoder requires a field that the world cannot fill; a step reward that is not finite.
+        ValueError: the encoder requires a field that the world cannot fill; a reward that is not finite.
     """
 
     def __init__(
@@ -141,6 +141,8 @@ class FrozenFeatureVecEnv(VecEnv):
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:  # type: ignore[override]
         outcome = self.world.step(self._actions)
+        if not np.isfinite(outcome.reward).all():
+            raise ValueError(f"{type(self.world).__name__} paid a reward that is NaN or infinite: {outcome.reward}.")
         done = outcome.terminated | outcome.truncated
         self._returns += outcome.reward
         self._lengths += 1

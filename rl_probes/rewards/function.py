@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -60,7 +59,6 @@ class RewardFunction:
             rewards=None if rewards is None else torch.as_tensor(rewards, device=device),
             terminated=None if terminated is None else torch.as_tensor(terminated, device=device),
         )
-        _check_finite(transition)
         if self.predictor.state_dependence == "state":
             transition = transition.advanced()
         with torch.inference_mode():  # a tenth faster than without gradients alone; learning is for `observe`
@@ -82,15 +80,6 @@ class RewardFunction:
 
     def _slots(self, frames: Batch | Slots) -> Slots:
         return frames if isinstance(frames, Slots) else self.encoder(frames)
-
-
-def _check_finite(transition: SlotTransition) -> None:
-    """Padding is zero by now. A finite sum has finite terms, and is cheaper than looking at each of them."""
-    assert transition.next_slots is not None
-    if isfinite(float(transition.slots.sum() + transition.next_slots.sum())):
-        return
-    if not (transition.slots.isfinite().all() and transition.next_slots.isfinite().all()):
-        raise ValueError("a valid slot holds NaN or infinity; check the encoder and its input.")
 
 
 def as_reward_fn(

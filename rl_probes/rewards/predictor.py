@@ -52,7 +52,8 @@ class RewardPredictor(nn.Module, ABC):
         """`attribute` asks for per-slot shares, which cost K further predictions where they are leave-one-out.
 
         Raises:
-            ValueError: the transition lacks a field that this predictor requires.
+            ValueError: the transition lacks a field that this predictor requires, or rewards that it reads are not
+                finite.
         """
         self.check(transition)
         empty = ~valid_slots(transition).any(1)
@@ -78,13 +79,15 @@ class RewardPredictor(nn.Module, ABC):
         """Forget the episodes of these environments (B) bool, of all where None: new ones begin there."""
 
     def check(self, transition: SlotTransition) -> None:
-        """Raises ValueError where a required field is absent."""
+        """Raises ValueError where a required field is absent, or rewards that it reads are not finite."""
         missing = sorted(name for name in self.requires if getattr(transition, name) is None)
         if missing:
             raise ValueError(
                 f"{type(self).__name__} needs {', '.join(missing)}, which the transition lacks; "
                 f"pass {'it' if len(missing) == 1 else 'them'} to SlotTransition."
             )
+        if "rewards" in self.requires and not bool(torch.as_tensor(transition.rewards).isfinite().all()):
+            raise ValueError(f"{type(self).__name__} got a reward of the environment that is NaN or infinite.")
 
     def _leave_one_out(self, transition: SlotTransition, reward: Tensor) -> Tensor:
         """(B,) reward -> (B K): by how much the reward falls when slot k is taken away, in one batch of B * K."""

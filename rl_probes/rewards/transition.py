@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from copy import copy
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Any, Self
 
 import torch
@@ -26,7 +27,8 @@ class SlotTransition:
     no result.
 
     Raises:
-        ValueError: a field whose shape does not fit `slots`, or a mask without its slots.
+        ValueError: a field whose shape does not fit `slots`, a set without room for a slot, a mask without its slots, a
+            valid slot that is not finite, or a goal weight that is negative or not finite.
         TypeError: a mask or `terminated` that is not bool.
     """
 
@@ -60,12 +62,13 @@ class SlotTransition:
             raise ValueError("goal_valid and goal_weight describe goal_slots, which are absent; give them too.")
         if self.next_slots is None and self.next_valid is not None:
             raise ValueError("next_valid describes next_slots, which are absent; give them too.")
-        for name in ("actions", "rewards", "terminated"):
+        for name, most in (("actions", 2), ("rewards", 1), ("terminated", 1)):
             value = getattr(self, name)
-            if value is not None and (value.ndim == 0 or len(value) != len(self)):
+            if value is not None and (not 1 <= value.ndim <= most or len(value) != len(self)):
                 raise ValueError(f"{name} must have one entry per transition ({len(self)}), got {tuple(value.shape)}.")
         if self.terminated is not None and self.terminated.dtype != torch.bool:
             raise TypeError(f"terminated must be bool, got {self.terminated.dtype}.")
+        self._check_values()
 
     def __len__(self) -> int:
         return int(self.slots.shape[0])
@@ -74,6 +77,8 @@ class SlotTransition:
         batch, _, dim = self.slots.shape
         if slots.ndim != 3 or slots.shape[0] != batch or slots.shape[2] != dim:
             raise ValueError(f"{name} must be ({batch}, any, {dim}) to go with slots, got {tuple(slots.shape)}.")
+        if not slots.shape[1]:
+            raise ValueError(f"{name} must have room for at least one slot; a state without objects is all padding.")
         if valid is None:
             return slots.float(), torch.ones(slots.shape[:2], dtype=torch.bool, device=slots.device)
         if valid.shape != slots.shape[:2]:
@@ -81,6 +86,16 @@ class SlotTransition:
         if valid.dtype != torch.bool:
             raise TypeError(f"the mask of {name} must be bool, got {valid.dtype}.")
         return torch.where(valid[..., None], slots.float(), 0.0), valid
+
+    def _check_values(self) -> None:
+        """Padding is zero by now. A finite sum has finite terms, and is cheaper than looking at each of them."""
+        given = [part for part in (self.slots, self.next_slots, self.goal_slots) if part is not None]
+        if not isfinite(float(torch.stack([part.detach().sum() for part in given]).sum())) and not all(
+            bool(part.isfinite().all()) for part in given
+        ):
+            raise ValueError("a valid slot holds NaN or infinity; check the encoder and its input.")
+        if self.goal_weight is not None and not bool(((self.goal_weight >= 0) & self.goal_weight.isfinite()).all()):
+            raise ValueError("goal_weight must be finite and not negative.")
 
     def advanced(self) -> Self:
         """The state s' in the place of s, so that a potential can be read there; nothing follows it.

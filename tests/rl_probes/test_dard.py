@@ -108,5 +108,5 @@ def test_bad_input_is_named(mdp):
         dard_tabular(reward[:, :2], reward[:, :2], kernel, GAMMA)
     with pytest.raises(ValueError, match="states, actions, states"):
         dard_tabular(reward[:3], reward[:3], kernel, GAMMA)
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="at least one transition and one draw"):
         dard_sampled(*[lambda *t: reward[t]] * 2, *[np.zeros(3, int)] * 3, dynamics(kernel), GAMMA, draws=0)

@@ -70,6 +70,10 @@ def test_a_constant_is_at_chance(mdp):
     pure_shaping = shaped(np.zeros_like(reward), 5.0 * distributions["state_distribution"], GAMMA)
     assert epic_tabular(reward, pure_shaping, GAMMA, **distributions) == pytest.approx(CHANCE, abs=1e-12)
     assert pearson_distance(np.full(5, 0.1), np.full(5, 0.3)) == pytest.approx(CHANCE, abs=1e-12)
+    truth = np.arange(6) % 2
+    rounded = np.where(truth == 1, np.nextafter(0.3, 1), 0.3)  # constant, but for the last digit
+    assert pearson_distance(rounded, truth) == pytest.approx(CHANCE, abs=1e-12)
+    assert pearson_distance(1e6 + 1e-3 * truth, truth) == pytest.approx(0.0, abs=1e-4)  # small, and no rounding
 
 
 def test_sampled_epic_approaches_the_exact_one(mdp):
@@ -151,6 +155,23 @@ def test_the_interval_is_over_episodes():
 def test_bad_input_is_named(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         pearson_distance(*arguments)
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1.1, float("nan")])
+def test_what_is_no_discount_is_refused(gamma):
+    table = np.zeros((3, 2, 3))
+    with pytest.raises(ValueError, match="gamma must be in"):
+        epic_tabular(table, table, gamma)
+
+
+def test_sampled_epic_needs_transitions_and_pairs():
+    def reward(states, actions, next_states):
+        return next_states
+
+    for count, pairs in ((0, 4), (3, 0)):
+        states = np.arange(count, dtype=float)
+        with pytest.raises(ValueError, match="at least one transition and one pair"):
+            epic_sampled(reward, reward, states, states, states, GAMMA, pairs=pairs)
 
 
 def test_a_table_of_another_shape_is_named():

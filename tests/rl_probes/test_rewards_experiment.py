@@ -15,7 +15,8 @@ from rl_probes.fit_rewards import fit_progress
 from rl_probes.predictions import predict_recording
 from rl_probes.recording import Recording
 from rl_probes.rewards.goal_similarity import SlotGoalSimilarity
-from rl_probes.rewards.set_progress import FlattenedProgress, PooledProgress
+from rl_probes.rewards.hop_reward import HopReward
+from rl_probes.rewards.set_progress import DeepSetProgress, FlattenedProgress, PooledProgress
 from rl_probes.rewards.transition import SlotTransition
 
 EPISODES, STEPS, SLOTS, DIM = 500, 60, 6, 16
@@ -212,6 +213,20 @@ def test_unknown_progress_is_refused_or_left_out():
     expected = {row["name"]: row["value"] for row in evaluate_progress({}, later, resamples=10)}
     for name in ("reward/clock/epic", "reward/clock/step_distance", "reward/clock/spearman"):
         assert rows[name] == pytest.approx(expected[name], abs=1e-12)
+
+
+def test_episodes_of_one_frame_have_values_but_no_steps():
+    whole = record(0)
+    first = whole.take(whole.step == 0)
+    heads = {"state": DeepSetProgress(first.vectors.shape[2]), "step": HopReward(first.vectors.shape[2])}
+    for head in heads.values():
+        head.encoder_fingerprint = first.fingerprint
+    rows = {row["name"]: row["value"] for row in evaluate_progress(heads, first, resamples=10)}
+    assert 0 <= rows["reward/state/epic"] <= 1
+    assert rows["reward/step/epic"] == pytest.approx(CHANCE)  # the sum of no steps is a constant
+    assert np.isnan([rows[f"reward/{name}/step_distance"] for name in (*heads, "clock")]).all()
+    with pytest.raises(ValueError, match="gamma must be in"):
+        evaluate_progress({}, whole, gamma=7.0)
 
 
 def test_a_recording_is_split_by_episode():

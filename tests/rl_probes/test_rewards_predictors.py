@@ -189,11 +189,33 @@ def test_a_missing_field_is_named():
         ({"goal_slots": torch.zeros(2, 3, DIM), "goal_weight": torch.ones(2, 2)}, ValueError, "goal_weight must be"),
         ({"terminated": torch.zeros(2)}, TypeError, "must be bool"),
         ({"rewards": torch.zeros(3)}, ValueError, "rewards must have one entry"),
+        ({"rewards": torch.zeros(2, 1)}, ValueError, "rewards must have one entry"),  # would broadcast to (2, 2)
+        ({"terminated": torch.zeros(2, 1, dtype=torch.bool)}, ValueError, "terminated must have one entry"),
+        ({"slots": torch.zeros(2, 0, DIM)}, ValueError, "room for at least one slot"),
+        ({"slots": torch.full((2, 3, DIM), torch.nan)}, ValueError, "a valid slot holds NaN"),
+        ({"next_slots": torch.full((2, 3, DIM), -torch.inf)}, ValueError, "a valid slot holds NaN"),
+        ({"goal_slots": torch.full((2, 1, DIM), torch.nan)}, ValueError, "a valid slot holds NaN"),
+        ({"goal_slots": torch.zeros(2, 1, DIM), "goal_weight": -torch.ones(2, 1)}, ValueError, "not negative"),
+        ({"goal_slots": torch.zeros(2, 1, DIM), "goal_weight": torch.full((2, 1), torch.nan)}, ValueError, "finite"),
     ],
 )
 def test_a_wrong_field_is_named(fields, error, sentence):
     with pytest.raises(error, match=sentence):
         SlotTransition(**{"slots": torch.zeros(2, 3, DIM), **fields})
+
+
+def test_large_slots_whose_sum_overflows_are_finite():
+    SlotTransition(torch.full((2, 3, DIM), 3e38))
+
+
+def test_rewards_that_are_read_must_be_finite():
+    """NaN stands for a step that nobody paid for, which concerns only those who read what was paid."""
+    slots = torch.zeros(2, 3, DIM)
+    unpaid = {"rewards": torch.tensor([1.0, torch.nan]), "terminated": torch.zeros(2, dtype=torch.bool)}
+    given = SlotTransition(slots, next_slots=slots, **unpaid)
+    with pytest.raises(ValueError, match="PotentialShaping got a reward of the environment that is NaN"):
+        PotentialShaping(DeepSetProgress(DIM), 0.9)(given)
+    assert DeepSetProgress(DIM)(given).reward.isfinite().all()
 
 
 def test_a_head_refuses_another_width():

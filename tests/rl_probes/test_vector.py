@@ -306,6 +306,15 @@ def test_bad_input_is_refused():
     with pytest.raises(ValueError, match="NaN"):
         env.reset()
 
+    class Pays(Chain):
+        def step(self, actions) -> Outcome:
+            return super().step(actions)._replace(reward=np.array([0, np.nan, 0, 0], np.float32))
+
+    paying = FrozenFeatureVecEnv(Pays(), observer(StateEncoder()))
+    paying.reset()
+    with pytest.raises(ValueError, match="Pays paid a reward that is NaN"):
+        paying.step(np.zeros(4, np.int64))
+
     class WrongShape(StateEncoder):
         def encode(self, batch: Batch) -> Slots:
             return Slots.of(torch.zeros(len(batch), 2, 2))
