@@ -199,8 +199,10 @@ def shorten_binding(content: dict[str, Any]) -> list[str]:
 
 
 def shorten_ppo(content: dict[str, Any]) -> list[str]:
-    if head := (content.get("reward") or {}).get("init_args", {}).get("head"):
-        unfitted_head(Path(head), instantiate(content["encoder"]))
+    given = (content.get("reward") or {}).get("init_args", {})
+    for arguments in (given, *(part["init_args"] for part in given.get("designed", []))):
+        if head := arguments.get("head"):
+            unfitted_head(Path(head), instantiate(content["encoder"]))
     inner = ".world.init_args" * ("world" in content["world"]["init_args"])
     flags = [f"--world.init_args{inner}.num_envs=8", "--ppo.n_steps=16", "--ppo.batch_size=64", "--total_steps=256"]
     slow = content["world"]["class_path"].endswith("FetchWorld")  # 2048 frames of random play would take a minute
