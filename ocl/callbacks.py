@@ -97,6 +97,9 @@ class Export(Callback):
     """At the end of `fit`, write `<run>/model/`: model.safetensors, config.yaml and the manifest with the last metrics.
 
     The rule for which weights count is the last step, never the best on validation data.
+
+    Raises:
+        ValueError: weights that are not finite: the loss is looked at every `log_every_n_steps` only.
     """
 
     def __init__(self, config: dict[str, Any], seed: int | None) -> None:
@@ -105,6 +108,12 @@ class Export(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
+        broken = [name for name, weight in pl_module.named_parameters() if not weight.isfinite().all()]
+        if broken:
+            raise ValueError(
+                f"{broken[0]} holds NaN or infinity after step {trainer.global_step}, so no model is written; lower "
+                "model.learning_rate or clip gradients (trainer.gradient_clip_val), and start in another folder."
+            )
         folder = Path(trainer.default_root_dir) / "model"
         self.save(pl_module, folder)
         metrics = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}

@@ -21,6 +21,7 @@ from ocl.callbacks import Export, ExportObjective, ObjectivePictures, SlotPictur
 from ocl.data.module import SceneDataModule
 from ocl.files import remove_leftovers, write_atomically, write_text
 from ocl.pretraining import Pretraining
+from ocl.states import read_state
 from ocl.training import ObjectCentricTraining
 
 CONFIG = "config.yaml"
@@ -33,8 +34,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_atomically(path, lambda temporary: torch.save(checkpoint, temporary))
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        loaded: dict[str, Any] = torch.load(path, map_location=map_location, weights_only=True)
-        return loaded
+        return read_state(path, frozenset({"state_dict", "global_step"}), map_location)
 
 
 class KeepConfig(SaveConfigCallback):
@@ -52,7 +52,7 @@ class FitCLI(LightningCLI):
     """One run, one folder (`trainer.default_root_dir`) with config.yaml, checkpoints, logs, pictures and the model.
 
     Starting the same command again continues from the last checkpoint; another model or data configuration in the same
-    folder is refused.
+    folder is refused. `validate` and `test` measure the last checkpoint of the folder, where there is one.
     """
 
     def add_arguments_to_parser(self, parser: Any) -> None:
@@ -72,22 +72,29 @@ class FitCLI(LightningCLI):
                 "trainer.default_root_dir is not set; name the run's folder, for example runs/tetrominoes."
             )
         root = Path(config.trainer.default_root_dir)
-        if self.subcommand == "fit" and config.ckpt_path is None:
+        if config.ckpt_path is None:
             config.ckpt_path = self._last_checkpoint(root)
 
     def _last_checkpoint(self, root: Path) -> str | None:
         last = root / "checkpoints" / "last.ckpt"
         if not last.is_file():
             return None
-        remove_leftovers(last.parent)
-        stored = yaml.safe_load((root / CONFIG).read_text(encoding="utf-8"))
-        current = self._plain_config()
-        changed = [name for name in ("seed_everything", "model", "data") if stored.get(name) != current.get(name)]
+        stored, current = _stored_config(root / CONFIG), self._plain_config()
+        fitting = self.subcommand == "fit"
+        alike = ("seed_everything", "model", "data") if fitting else ("model",)  # any data may be measured
+        changed = [name for name in alike if stored.get(name) != current.get(name)]
         if changed:
+            way = (
+                "repeat the command that started the run to continue it"
+                if fitting
+                else "name a checkpoint as ckpt_path"
+            )
             raise ValueError(
                 f"{root} holds a run with another {' and '.join(changed)} configuration (see its {CONFIG}); name "
-                "another trainer.default_root_dir, or repeat the command that started the run to continue it."
+                f"another trainer.default_root_dir, or {way}."
             )
+        if fitting:  # else the run may be going on
+            remove_leftovers(last.parent)
         return str(last)
 
     def _plain_config(self) -> dict[str, Any]:
@@ -118,6 +125,20 @@ class FitCLI(LightningCLI):
         return super().instantiate_trainer(
             logger=loggers, callbacks=callbacks, plugins=[AtomicCheckpointIO()], **kwargs
         )
+
+
+def _stored_config(path: Path) -> dict[str, Any]:
+    """The configuration that a run began with."""
+    try:
+        stored = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (yaml.YAMLError, UnicodeDecodeError):
+        stored = None
+    if not isinstance(stored, dict):
+        raise ValueError(
+            f"{path} is missing or damaged, so nobody knows which run the checkpoint beside it is of; restore it from "
+            "a copy, or delete the checkpoint to start anew."
+        )
+    return stored
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -91,7 +91,14 @@ class RepeatableTraining(LightningModule, ABC):
     def _stepwise(
         self, optimizer: torch.optim.Optimizer, schedules: list[Callable[[int], float]] | None = None
     ) -> dict[str, Any]:
-        """The optimiser with its rates scheduled by steps, as Lightning reads it; `schedules`: one per group."""
+        """The optimiser with its rates scheduled by steps, as Lightning reads it; `schedules`: one per group.
+
+        Raises:
+            ValueError: a rate that is negative or no number.
+        """
+        wrong = [group["lr"] for group in optimizer.param_groups if not 0 <= group["lr"] < math.inf]
+        if wrong:  # torch looks at the rate of all groups together only
+            raise ValueError(f"learning rates must be finite and not negative, got {wrong[0]}.")
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedules or self.schedule)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
