@@ -62,7 +62,8 @@ class CNNEncoder(nn.Module):
             raise ValueError(
                 f"images must be (B, 3, {self.image_size[0]}, {self.image_size[1]}), got {tuple(images.shape)}."
             )
-        # Channels last: the layout in which convolutions, and the tokens made of their maps, are fastest.
-        images = images.contiguous(memory_format=torch.channels_last)
+        # The module may have been cast, to halves or doubles. Channels last: the layout in which convolutions, and the
+        # tokens made of their maps, are fastest.
+        images = images.to(self.position.ramps.dtype).contiguous(memory_format=torch.channels_last)
         maps = self.convolutions(images * 2 - 1) + self.position()  # (B C h w)
         return Features(self.head(maps.flatten(2).mT), self.grid)

@@ -17,3 +17,13 @@ def test_bytes_and_other_sizes_are_named() -> None:
         encoder(images)
     with pytest.raises(ValueError, match=r"images must be \(B, 3, 16, 24\), got \(2, 3, 24, 16\)"):
         encoder(torch.rand(2, 3, 24, 16))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_cast_encoder_reads_float32_images(dtype: torch.dtype) -> None:
+    encoder = CNNEncoder((16, 24), 8, channels=4, strides=[2, 2])
+    images = torch.rand(2, 3, 16, 24)
+    expected = encoder(images).tokens
+    found = encoder.to(dtype)(images).tokens
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, rtol=0.05, atol=0.05)
