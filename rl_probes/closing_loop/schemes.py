@@ -39,7 +39,8 @@ class RewardLearner(ABC):
 
 
 class RewardScheme(ABC):
-    """Makes the reward of a run. Whatever is random in it comes from torch's global generator."""
+    """Makes the reward of a run. Whatever is random in its making comes from torch's global generator, and nothing
+    afterwards."""
 
     @abstractmethod
     def predictor(self, encoder: ObjectEncoder, gamma: float) -> RewardPredictor:

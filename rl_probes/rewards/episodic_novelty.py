@@ -27,7 +27,7 @@ class EpisodicNovelty(RewardPredictor):
     neighbours, epsilon, cluster, c: as the source has them.
 
     Remembers every environment's episode (`observe`, `reset`), which is not saved with the module; m is. Divide by the
-    running deviation with `RunningScale`.
+    running deviation of its returns with `ReturnScale`.
 
     Raises:
         ValueError: a setting that is not positive; another number of environments than it remembers.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot
 
-from rl_probes.rewards.novelty import ADAM, SetNetwork, whitened
+from rl_probes.rewards.novelty import ADAM, SetNetwork, own_generator, whitened
 from rl_probes.rewards.predictor import RewardPredictor
 from rl_probes.rewards.running import RunningMoments
 from rl_probes.rewards.transition import RewardOutput, SlotTransition, next_state, valid_slots
@@ -49,7 +49,9 @@ class HindsightCuriosity(RewardPredictor):
     optimizer: makes the optimisers of f and G, and of the critic. Their state is not saved with the module.
     clip:      slots are standardised by the moments of all slots observed so far, then clipped to +-clip.
 
-    States s or s' without a slot teach nothing. Divide by the running deviation with `RunningScale`.
+    States s or s' without a slot teach nothing. Its noise comes from a generator of its own, seeded by torch's global
+    one when it is made. Divide by the running deviation of its returns with `ReturnScale`; of the source we know
+    second-hand that it divides by a moving deviation of the bonuses themselves, which is nearer to `RunningScale`.
 
     Raises:
         ValueError: a negative weight, or a size or clip that is not positive; on a call, actions of another kind.
@@ -88,6 +90,7 @@ class HindsightCuriosity(RewardPredictor):
         world = (self.state, self.generator, self.reconstructor)
         critics = (self.critic_of_state, self.critic_of_hindsight)
         self.optimizer = optimizer(list(chain.from_iterable(part.parameters() for part in world)))
+        self._noise = own_generator()
         self.critic_optimizer = optimizer(list(chain.from_iterable(part.parameters() for part in critics)))
 
     def predict(self, transition: SlotTransition) -> RewardOutput:
@@ -106,7 +109,7 @@ class HindsightCuriosity(RewardPredictor):
         self.target_moments.add(self._target(next_slots, next_valid)[present])
         with torch.enable_grad():
             before, after = (part[present] for part in self._read(transition))
-            noise = torch.randn(len(after), self.noise, device=after.device)
+            noise = torch.randn(len(after), self.noise, generator=self._noise).to(after)
             hindsight = self.generator(torch.cat([before, after, noise], 1))
             error = (self.reconstructor(torch.cat([before, hindsight], 1)) - after).square().mean()
             # The critic learns from (s, a) and Z as they are; G learns from the critic as it is.

@@ -55,7 +55,8 @@ class RandomDistillation(RewardPredictor):
                      every observation by itself. A learner that follows at every step of the environments knows a
                      place before the policy has had a rollout to go there: rllte learns on batches of 256.
 
-    Divide by the running deviation of its returns with `ReturnScale`.
+    Its noise comes from a generator of its own, seeded by torch's global one when it is made. Divide by the running
+    deviation of its returns with `ReturnScale`.
 
     Raises:
         ValueError: a negative sigma, a clip that is not positive, or a batch below 1.
@@ -84,6 +85,7 @@ class RandomDistillation(RewardPredictor):
         self.sigma, self.clip, self.batch = sigma, clip, batch
         self.moments = RunningMoments((dim,))
         self.optimizer = optimizer(learner.parameters())
+        self._noise = own_generator()
         self._waiting: list[tuple[Tensor, Tensor]] = []  # slots (n K D), valid (n K) that nothing was learnt from yet
 
     def predict(self, transition: SlotTransition) -> RewardOutput:
@@ -112,13 +114,19 @@ class RandomDistillation(RewardPredictor):
         self.moments.add(slots[valid])
         slots = whitened(self.moments, slots, valid, self.clip)
         mean = self.target(slots, valid)
-        sample = mean + self.sigma * torch.randn_like(mean)
+        sample = mean + self.sigma * torch.randn(mean.shape, generator=self._noise).to(mean)
         with torch.enable_grad():
             loss = 0.5 * (self.learner(slots, valid) - sample).square().sum(1).mean()
             self.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         return {"distillation_loss": float(loss.detach())}
+
+
+def own_generator() -> torch.Generator:
+    """Seeded by torch's global generator, of which nothing is drawn afterwards: whoever else draws from that, such as
+    the policy that a bonus is paid to, draws the same with the bonus as without."""
+    return torch.Generator().manual_seed(int(torch.randint(2**62, ())))
 
 
 def whitened(moments: RunningMoments, slots: Tensor, valid: Tensor, clip: float) -> Tensor:

@@ -9,6 +9,7 @@ from safetensors.torch import load, save
 from torch import nn
 
 from rl_probes.rewards.contract import random_transitions
+from rl_probes.rewards.hindsight_curiosity import HindsightCuriosity
 from rl_probes.rewards.memory import remember, remembered
 from rl_probes.rewards.novelty import RandomDistillation, SetNetwork
 from rl_probes.rewards.predictor import RewardPredictor
@@ -173,3 +174,35 @@ def test_bad_input_is_named(bad):
         RandomDistillation(4, *networks(), **bad)
     with pytest.raises(ValueError, match="a batch of at least one state, got 0"):
         RandomDistillation(4, *networks(), batch=0)
+
+
+@pytest.mark.parametrize("kind", ["distillation", "hindsight"])
+def test_learning_draws_nothing_from_the_global_generator_and_continues_exactly(kind):
+    def make():
+        torch.manual_seed(5)
+        if kind == "hindsight":
+            return HindsightCuriosity(4, 3, width=16, outputs=8)
+        return RandomDistillation(4, SetNetwork(4, 16, 8), SetNetwork(4, 16, 8))
+
+    def step(i):
+        drawn = torch.Generator().manual_seed(i)
+        slots, following = torch.randn(2, 16, 3, 4, generator=drawn)
+        actions = torch.randint(3, (16,), generator=drawn)
+        return SlotTransition(slots, next_slots=following, actions=actions)
+
+    whole, part = make(), make()
+    before = torch.get_rng_state()
+    for i in range(6):
+        whole.observe(step(i))
+    assert torch.equal(torch.get_rng_state(), before)
+    for i in range(3):
+        part.observe(step(i))
+    state = remembered(part)
+    torch.manual_seed(99)
+    again = make()
+    torch.manual_seed(77)
+    remember(again, state)
+    for i in range(3, 6):
+        again.observe(step(i))
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name]), name
