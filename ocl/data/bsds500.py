@@ -32,7 +32,10 @@ class HumanSegmentations(Segmentations):
         self._folder = Path(folder)
 
     def segmentation(self, image: Path) -> NDArray[np.uint16]:
-        return self.people(image)[self.annotator]
+        people = self.people(image)
+        if not 0 <= self.annotator < len(people):
+            raise ValueError(f"{image} has the maps of people 0 to {len(people) - 1}, none of {self.annotator}.")
+        return people[self.annotator]
 
     def people(self, image: Path) -> list[NDArray[np.uint16]]:
         """The maps (H W) of all people."""

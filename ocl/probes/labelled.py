@@ -104,8 +104,8 @@ def collect(encoder: ObjectEncoder, batches: Iterable[Batch], by_masks: bool = F
         slots = encoder(batch)
         pairs = None
         if by_masks:
-            if slots.masks is None or batch.segmentation is None:
-                raise ValueError("by_masks needs an encoder with masks and batches with a segmentation.")
+            if slots.masks is None or batch.segmentation is None or "visible" not in batch.objects:
+                raise ValueError("by_masks needs an encoder with masks and batches with a segmentation and objects.")
             pairs = pair_by_masks(slots.masks, batch.segmentation, batch.objects["visible"], slots.valid)
             pairs = Assignment(pairs.columns.cpu(), pairs.matched.cpu())
         objects = {name: values.cpu() for name, values in batch.objects.items()}

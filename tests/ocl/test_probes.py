@@ -351,6 +351,8 @@ def test_bad_input_is_refused_in_a_sentence(train, test_set):
         test_set.split(0.0)
     with pytest.raises(ValueError, match="by_masks needs"):
         collect(Grid(), [Batch(torch.rand(2, 3, 8, 8), None, {"visible": torch.ones(2, 3, dtype=torch.bool)})], True)
+    with pytest.raises(ValueError, match=r"by_masks needs .* objects"):
+        collect(Grid(), [Batch(torch.rand(2, 3, 8, 8), torch.zeros(2, 8, 8, dtype=torch.int64))], True)
     negative = dataclasses.replace(train, objects={**train.objects, "color": train.objects["color"] - 1})
     with pytest.raises(ValueError, match="labels of 0 or more"):
         probe_properties(negative, test_set)

@@ -138,6 +138,9 @@ def test_bsds500_segments_cover_every_photograph():
     assert all(labels.unique().numel() >= 2 for labels in batch.segmentation)
     masks = HumanSegmentations(DATA / "groundTruth" / "val")
     assert torch.equal(ImageFolder(DATA / "images" / "val", 224, masks)[35]["segmentation"], val[35]["segmentation"])
+    nobody = HumanSegmentations(DATA / "groundTruth" / "val", annotator=99)
+    with pytest.raises(ValueError, match=r"has the maps of people 0 to [3-8], none of 99"):
+        ImageFolder(DATA / "images" / "val", 224, nobody)[35]
 
 
 @needs_bsds
