@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ocl.encoders.cnn import CNNEncoder
+from ocl.feature_types import grouping_tokens
 from ocl.representations.base import ObjectEncoder, frozen, images_at
 from ocl.shapes import Batch, Features, Slots
 
@@ -16,7 +17,8 @@ class Tokens(ObjectEncoder):
     """Every token of an image encoder is a slot, in raster order: K = N. Masks are one-hot on the token grid.
 
     encoder: images (B 3 H W) float -> `Features`, with `image_size`, `grid` and `dim`; is frozen in place. Images of
-    another size are resized to its own (bilinear, antialiased).
+    another size are resized to its own (bilinear, antialiased). Of an encoder that is tuned beside its frozen copy, the
+    tuned tokens are read.
     """
 
     def __init__(self, encoder: nn.Module) -> None:
@@ -29,7 +31,8 @@ class Tokens(ObjectEncoder):
 
     def encode(self, batch: Batch) -> Slots:
         features: Features = self.encoder(images_at(batch.images, self.image_size))
-        return Slots.of(features.tokens, _one_hot_masks(features.tokens, features.grid))
+        tokens = grouping_tokens(features)
+        return Slots.of(tokens, _one_hot_masks(tokens, features.grid))
 
 
 class ViTPatches(Tokens):

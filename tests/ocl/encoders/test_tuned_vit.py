@@ -15,6 +15,7 @@ from ocl.encoders.tuned_vit import TunedViT
 from ocl.encoders.vit import ViTEncoder
 from ocl.losses.reconstruction import FeatureReconstruction
 from ocl.model import ObjectCentricModel, TokenProjection
+from ocl.representations.tokens import Tokens
 from ocl.schedules import WarmupCosine
 from ocl.shapes import Batch
 from ocl.slots.attention import SlotAttention
@@ -143,3 +144,11 @@ def test_bad_input_is_named() -> None:
     features = encoder_of()(torch.rand(1, 3, *SIZE))
     with pytest.raises(AttributeError, match="codes"):
         _ = features.codes
+
+
+def test_dense_tokens_are_the_tuned_ones() -> None:
+    encoder, images = moved(encoder_of(first_block=2)), torch.rand(2, 3, *SIZE)
+    features = encoder(images)
+    vectors = Tokens(encoder)(Batch(images)).vectors
+    assert torch.equal(vectors, features.tuned)
+    assert not torch.allclose(vectors, features.tokens)
