@@ -109,7 +109,8 @@ def table(rows: list[dict[str, Any]], most: int = 20) -> Table:
         drawn.add_row(name, str(len(part)), spread, f"{np.mean([row['covered'] for row in part]):.0%}" if part else "")
     drawn.add_row("skipped", str(len(failed)))
     for row in failed[:most]:
-        drawn.add_row(f"  {row['error']}")
+        named = row["file"] in row["error"]  # a file that cannot be read is; what a source refuses is not
+        drawn.add_row(f"  {row['error'] if named else row['file'] + ': ' + row['error']}")
     if len(failed) > most:
         drawn.add_row(f"  and {len(failed) - most} more, see results.json")
     return drawn

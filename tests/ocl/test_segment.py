@@ -23,7 +23,7 @@ from ocl.masks.coco import CocoFile
 from ocl.masks.files import read_label_map
 from ocl.masks.label_maps import paint
 from ocl.masks.sources import Grid, TrueMasks
-from ocl.segment import read_pixels, segment
+from ocl.segment import read_pixels, segment, table
 from ocl.shapes import Batch
 
 
@@ -273,3 +273,13 @@ def test_label_maps_and_coco_files_can_be_told_apart(folder: Path, tmp_path: Pat
         maps = LabelMapFolder(out / "labels", folder), CocoSegmentations(out / "coco.json", folder)
         described += [describe_dataset(ImageFolder(folder, 40, part)) for part in maps]
     assert all(a != b for a, b in itertools.combinations(described, 2))
+
+
+def test_every_error_in_the_table_names_its_image() -> None:
+    errors = {"a.png": "2 x 2 cells need as many pixels.", "b/c.png": "images/b/c.png is not a readable image."}
+    rows = [
+        {"file": file, "masks": None, "covered": None, "error": error, "resumed": False}
+        for file, error in errors.items()
+    ]
+    shown = list(table(rows).columns[0].cells)
+    assert shown[-2:] == ["  a.png: 2 x 2 cells need as many pixels.", "  images/b/c.png is not a readable image."]
