@@ -177,3 +177,25 @@ def test_sampled_epic_needs_transitions_and_pairs():
 def test_a_table_of_another_shape_is_named():
     with pytest.raises(ValueError, match="states, actions, states"):
         epic_tabular(np.zeros((3, 2, 4)), np.zeros((3, 2, 4)), GAMMA)
+
+
+def test_whole_numbers_are_asked_about_once_each():
+    """Steps in a row: each state is the end of one step and the beginning of the next."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(65, 3, 65))
+    asked = []
+
+    def counted(s, a, t):
+        asked.append(len(s))
+        return table[s.astype(int), a, t.astype(int)]
+
+    def other(s, a, t):
+        return table[s.astype(int), a, t.astype(int)] + np.sin(s) + np.cos(3 * t)
+
+    states, actions = np.arange(64), rng.integers(3, size=64)
+    once = epic_sampled(counted, other, states, actions, states + 1, GAMMA, pairs=40)
+    assert asked == [65] * 40 + [64]
+    plain = epic_sampled(counted, other, states.astype(float), actions, states + 1.0, GAMMA, pairs=40)
+    assert asked[41:] == [128] * 40 + [64]
+    assert once == pytest.approx(plain, abs=1e-12)
+    assert 0.05 < once < 0.95
