@@ -14,7 +14,7 @@ from ocl.shapes import Features, Hints
 from ocl.slots.attention import SlotAttention
 from ocl.slots.hinted import BoxSlots, PointSlots
 from ocl.slots.initial import InitialSlots, LearnedSlots, NoisyLearnedSlots, RandomSlots
-from ocl.slots.preheated import PreheatedSlots
+from ocl.slots.preheated import DisturbedStart, PreheatedSlots
 
 
 def features(batch: int = 2, width: int = 16) -> Features:
@@ -108,6 +108,28 @@ def test_warm_starts_ask_the_image_in_any_order() -> None:
     expected = starts(tokens, 5, noise)[:, order]
     found = starts(Features(tokens.tokens[:, shuffled], (4, 5)), 5, noise[order])
     torch.testing.assert_close(found, expected)
+
+
+def test_training_begins_beside_the_starts_and_leaves_them_to_their_own_loss() -> None:
+    inner = SlotAttention(16, gradient="bilevel")
+    grouping, tokens = DisturbedStart(inner, 16), features()
+    with torch.no_grad():
+        grouping.log_sigma.copy_(torch.linspace(-1, 1, 16))
+    starts = torch.randn(2, 1, 16).repeat(1, 3, 1).requires_grad_()  # three equal ones
+    torch.manual_seed(1)
+    found = grouping(tokens, starts).vectors
+    torch.manual_seed(1)
+    start = starts.detach() + torch.linspace(-1, 1, 16).exp() * torch.randn(2, 3, 16)
+    assert torch.equal(found, inner(tokens, start).vectors)
+    assert (found[:, 0] - found[:, 1]).norm() > 0.1  # noise parts them
+    found.square().sum().backward()
+    assert starts.grad is None
+    assert grouping.log_sigma.grad is not None
+    assert bool(grouping.log_sigma.grad.all())
+    grouping.eval()
+    settled = grouping(tokens, starts).vectors
+    assert torch.equal(settled, inner(tokens, starts).vectors)
+    torch.testing.assert_close(settled[:, 0], settled[:, 1])  # what is equal stays equal
 
 
 @pytest.mark.parametrize(("kind", "width"), [(PointSlots, 2), (BoxSlots, 4)])
