@@ -20,12 +20,19 @@ from rl_probes.observation import unpack
 
 
 class Pooling(BaseFeaturesExtractor):
-    """(B K D+1) -> (B features_dim). `init_args` rebuilds it: everything but the observation space."""
+    """(B K D+1) -> (B features_dim). `init_args` rebuilds it: everything but the observation space.
+
+    Raises:
+        ValueError: another observation space, or a size below 1.
+    """
 
     def __init__(self, observation_space: spaces.Space[Any], features_dim: int, **init_args: Any) -> None:
         shape = observation_space.shape
         if not isinstance(observation_space, spaces.Box) or shape is None or len(shape) != 2 or shape[1] < 2:
             raise ValueError(f"pooling needs a Box of shape (K, D + 1), got {observation_space}.")
+        sizes = {name: value for name, value in init_args.items() if isinstance(value, int)}
+        if min(sizes.values(), default=1) < 1:
+            raise ValueError(f"{type(self).__name__} needs sizes of at least 1, got {sizes}.")
         super().__init__(observation_space, features_dim)
         self.num_slots, self.dim = shape[0], shape[1] - 1
         self.init_args = init_args
@@ -56,6 +63,9 @@ class TransformerPooling(Pooling):
     (Yoon et al., ICML 2023). No position code, so blind to order, any K.
 
     Dropout is zero: PPO's ratio compares the update's policy with the rollout's, and dropout would make them two.
+
+    Raises:
+        ValueError: a width that the heads cannot share.
     """
 
     def __init__(
@@ -67,6 +77,8 @@ class TransformerPooling(Pooling):
         feed_forward: int = 512,
     ) -> None:
         super().__init__(observation_space, width, width=width, heads=heads, layers=layers, feed_forward=feed_forward)
+        if width % heads:
+            raise ValueError(f"TransformerPooling: {heads} heads must share the width evenly, got width {width}.")
         self.project = nn.Linear(self.dim, width)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         layer = nn.TransformerEncoderLayer(width, heads, feed_forward, dropout=0.0, batch_first=True)

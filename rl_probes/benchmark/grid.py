@@ -49,6 +49,10 @@ class Task:
         score_range: scores that count as 0 and 1; None takes those of a random policy and of the ceiling.
         bootstrap_timeouts: whether an episode that ran out of time is cut off (True) or over (False).
         scale_rewards: divide rewards by the running deviation of the return while training.
+
+    Raises:
+        ValueError: a held-out world that has the name of the training world's own episodes, or a range that does not
+            rise.
     """
 
     name: str
@@ -58,6 +62,12 @@ class Task:
     score_range: tuple[float, float] | None = None
     bootstrap_timeouts: bool = True
     scale_rewards: bool = False
+
+    def __post_init__(self) -> None:
+        if HELD_OUT in self.held_out:
+            raise ValueError(f"{self.name}: {HELD_OUT!r} are episodes of the training world; name held_out otherwise.")
+        if self.score_range is not None and not self.score_range[0] < self.score_range[1]:
+            raise ValueError(f"{self.name}: score_range must rise from what counts as 0, got {self.score_range}.")
 
     @property
     def splits(self) -> dict[str, Node]:

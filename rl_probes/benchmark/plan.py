@@ -37,7 +37,8 @@ def cells(
 
     Raises:
         ValueError: nothing to do, a name twice or that cannot be a folder's, a seed twice or negative, an encoder that
-            reads what a world cannot give or frames of another size, or a part that cannot be built.
+            reads what a world cannot give or frames of another size, the same encoder as two seeds of one
+            representation, or a part that cannot be built.
     """
     _check_names("task", [task.name for task in tasks])
     _check_names("representation", [one.name for one in representations])
@@ -55,6 +56,8 @@ def cells(
             raise ValueError(f"{one.name} needs at least one encoder.")
         built = [_encoder_of(node, one.name) for node in one.encoders]
         encoders[one.name] = [_identity_of(encoder) for encoder in built]
+        if len({encoder.fingerprint for encoder in built}) < len(built):
+            raise ValueError(f"{one.name} names an encoder twice; the same one again is no second encoder seed.")
         for encoder, task in product(built, tasks):
             _check_reads(encoder, one, task.name, worlds[task.name])
 

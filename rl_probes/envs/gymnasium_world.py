@@ -46,7 +46,7 @@ class GymnasiumWorld(World):
 
     Raises:
         ImportError: a package that the environment needs is missing.
-        RuntimeError: later, where the process of an environment dies.
+        ChildProcessError: later, where the process of an environment dies.
         ValueError: an unknown id, an environment without pixels, actions that are not discrete without `moves`, or a
             number below 1.
     """
@@ -204,7 +204,7 @@ class GymnasiumWorld(World):
         try:
             return self._vector.call(name, *arguments)
         except (EOFError, ConnectionError) as error:
-            raise RuntimeError(
+            raise ChildProcessError(
                 f"{self.id}: the process of an environment died; start the run again to continue from its snapshot."
             ) from error
 

@@ -45,7 +45,7 @@ class SpriteWorld(World):
             the same with and without.
 
     Raises:
-        ValueError: num_envs below 1, or an unknown name.
+        ValueError: num_envs below 1, a negative seed, or an unknown name.
     """
 
     num_actions = len(MOVES)
@@ -61,6 +61,8 @@ class SpriteWorld(World):
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"SpriteWorld: num_envs must be at least 1, got {num_envs}.")
+        if seed < 0:
+            raise ValueError(f"SpriteWorld: seed must not be negative, got {seed}.")
         self.task = task_of(task) if isinstance(task, str) else task
         self.num_envs, self.image_size = num_envs, (image_size, image_size)
         self._renderer = SpriteRenderer(image_size)

@@ -215,7 +215,7 @@ def test_a_process_that_dies_is_said_in_one_sentence():
     world = GymnasiumWorld("CartPole-v1", 2, (8, 8), processes=True)
     world._vector.processes[1].kill()
     world._vector.processes[1].join()
-    with pytest.raises(RuntimeError, match="CartPole-v1: the process of an environment died"):
+    with pytest.raises(ChildProcessError, match="CartPole-v1: the process of an environment died"):
         world.step(np.zeros(2, np.int64))
 
 

@@ -151,3 +151,18 @@ def test_relations_tell_who_goes_with_whom():
     assert (whole - alone).amax(dim=1).min() > 0.1
     with pytest.raises(ValueError, match="at least 2 layers"):
         RelationPooling(space(4), layers=1)
+
+
+@pytest.mark.parametrize(
+    "pooling",
+    [
+        partial(DeepSetPooling, width=0),
+        partial(DeepSetPooling, layers=0),
+        partial(FlattenPooling, width=-1),
+        partial(TransformerPooling, layers=0),
+        partial(TransformerPooling, width=10, heads=3),
+    ],
+)
+def test_sizes_that_make_no_network_are_refused(pooling):
+    with pytest.raises(ValueError, match=r"at least 1|share the width"):
+        pooling(space(5))

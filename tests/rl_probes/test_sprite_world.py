@@ -190,3 +190,9 @@ def test_bad_calls_are_refused():
         world.set_state(SpriteWorld(ObjectGoal(), 4).state())
     with pytest.raises(ValueError, match="lacks"):
         world.set_state({"agent": world.agent})
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [({"num_envs": 0}, "num_envs"), ({"seed": -1}, "seed")])
+def test_numbers_that_make_no_world_are_refused(arguments, sentence):
+    with pytest.raises(ValueError, match=f"SpriteWorld: {sentence}"):
+        SpriteWorld(ObjectGoal(), **arguments)

@@ -228,6 +228,17 @@ def test_a_moved_or_longer_benchmark_is_not_refused(done: Path, tmp_path: Path) 
         assert (cell.result() is None) == (not cell.is_chance)
 
 
+def test_what_would_count_twice_or_divide_by_nothing_is_refused(tmp_path: Path) -> None:
+    twice = Representation("twice", [oracle(), oracle()], POOLING)
+    with pytest.raises(ValueError, match="twice names an encoder twice"):
+        planned(tmp_path, [TASK], [twice], [0])
+    for bounds in ((1.0, 1.0), (1.0, 0.0)):
+        with pytest.raises(ValueError, match="comparison: score_range must rise"):
+            Task("comparison", TASK.world, score_range=bounds)
+    with pytest.raises(ValueError, match="name held_out otherwise"):
+        Task("comparison", TASK.world, {"held-out seeds": TASK.world})
+
+
 def test_bad_input_is_named(tmp_path: Path) -> None:
     def refused(message: str, *, tasks: list[Task] = [TASK], seeds: list[int] = [0], **options: Any) -> None:  # noqa: B006
         chosen = options.pop("representations", [ORACLE])
