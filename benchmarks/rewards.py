@@ -1,9 +1,10 @@
 """What predicted rewards cost: their share of a step of PPO with 64 environments, and EPIC on 512 x 512 pairs.
 
-python benchmarks/rewards.py [--rollouts 5]
+python benchmarks/rewards.py [--rollouts 5] [--slots objects | sprites | folder]
 
-Seconds of the processor, in one process and with one thread, so that other programs hardly count; medians over
-rollouts, each collected and trained on. Push on the object list, the default settings of PPO.
+Seconds of the processor, in one process and with one thread, so that other programs count little; medians over
+rollouts, each collected and trained on. Push with the default settings of PPO, on the object list, beside which
+nothing is cheap (there is no encoder to run), or on the slots of a checkpoint, such as the packaged "sprites".
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from ocl.representations import OracleObjects
+import ocl
+from ocl.representations import ObjectEncoder, OracleObjects
 from rl_probes.closing_loop import GivenReward, JudgedByProgress, NoveltyBonus, OncePerState, RewardScheme
 from rl_probes.distances import epic_sampled
 from rl_probes.envs.sprite_world import SpriteWorld
@@ -40,21 +42,21 @@ ENVIRONMENTS = 64
 GAMMA = PPOConfig().gamma
 
 
-def encoder() -> OracleObjects:
+def objects() -> OracleObjects:
     return OracleObjects(5, {"position": 2, "scale": 1}, {"shape": 4, "color": 4, "is_agent": 2})
 
 
-def of_encoder(head: Head) -> Head:
-    head.encoder_fingerprint = encoder().fingerprint
+def of_encoder(head: Head, encoder: ObjectEncoder) -> Head:
+    head.encoder_fingerprint = encoder.fingerprint
     return head.eval()
 
 
-def progress() -> DeepSetProgress:
-    return of_encoder(DeepSetProgress(encoder().dim))
+def progress(encoder: ObjectEncoder) -> OncePerState:
+    return OncePerState(of_encoder(DeepSetProgress(encoder.dim), encoder))
 
 
-def pair() -> HopReward:
-    return of_encoder(HopReward(encoder().dim))
+def pair(encoder: ObjectEncoder) -> HopReward:
+    return of_encoder(HopReward(encoder.dim), encoder)
 
 
 class Timed(RewardFunction):
@@ -69,13 +71,13 @@ class Timed(RewardFunction):
         return paid
 
 
-def rollout(reward: RewardScheme) -> Callable[[], tuple[float, float]]:
+def rollout(reward: RewardScheme, encoder: ObjectEncoder) -> Callable[[], tuple[float, float]]:
     """A function that collects and trains one rollout and returns milliseconds per step of all environments: of the
     reward, and of everything else."""
-    timed = Timed(reward.build(encoder(), GAMMA).predictor, encoder(), None, None)
+    timed = Timed(reward.build(encoder, GAMMA).predictor, encoder, None, None)
     env = FrozenFeatureVecEnv(
         SpriteWorld("push", ENVIRONMENTS),
-        Observer(encoder(), Standardisation.identity(encoder().dim)),
+        Observer(encoder, Standardisation.identity(encoder.dim)),
         step_reward=timed,
     )
     config = PPOConfig()
@@ -101,13 +103,13 @@ def seconds_of_epic(kind: str, apart: int = 1, pairs: int = 512) -> float:
     pairs + 1 states, steps drawn from anywhere (`apart` = pairs) twice as many.
     """
     generator = np.random.default_rng(0)
-    slots = torch.from_numpy(generator.normal(size=(2 * pairs, 5, encoder().dim)).astype(np.float32))
+    slots = torch.from_numpy(generator.normal(size=(2 * pairs, 5, objects().dim)).astype(np.float32))
     place = slots[:, 0, :2].numpy()
     start = time.process_time()
     if kind == "potential":
-        values = progress()(SlotTransition(slots)).reward.numpy()
+        values = progress(objects())(SlotTransition(slots)).reward.numpy()
     else:
-        between = PairsOfStates(pair(), slots)
+        between = PairsOfStates(pair(objects()), slots)
 
     def predicted(s: np.ndarray, a: np.ndarray, then: np.ndarray) -> np.ndarray:
         if kind == "potential":
@@ -125,23 +127,29 @@ def seconds_of_epic(kind: str, apart: int = 1, pairs: int = 512) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rollouts", type=int, default=5, help="of each variant, after one that is not counted")
+    parser.add_argument("--slots", default="objects", help='"objects", or a checkpoint: "sprites" (packaged), a folder')
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    encoder: ObjectEncoder = objects() if arguments.slots == "objects" else ocl.load(arguments.slots)
     variants = {
-        "shaped by progress": rollout(GivenReward(PotentialShaping(OncePerState(progress()), GAMMA))),
-        "judged by progress": rollout(GivenReward(JudgedByProgress(OncePerState(progress()), GAMMA))),
-        "pair of states": rollout(GivenReward(pair())),
-        "random distillation (learns)": rollout(NoveltyBonus()),
+        "shaped by progress": GivenReward(PotentialShaping(progress(encoder), GAMMA)),
+        "judged by progress": GivenReward(JudgedByProgress(progress(encoder), GAMMA)),
+        "pair of states": GivenReward(pair(encoder)),
+        "random distillation (learns)": NoveltyBonus(),
+        "the same, width 64 instead of 128": NoveltyBonus(width=64),
     }
-    table = Table(title=f"PPO, {ENVIRONMENTS} environments: milliseconds per step")
+    table = Table(title=f"PPO on {arguments.slots}, {ENVIRONMENTS} environments: milliseconds per step")
     for column in ("reward", "its own", "all else", "added"):
         table.add_column(column, justify="left" if column == "reward" else "right")
-    for name, run in variants.items():
+    for name, reward in variants.items():
+        run = rollout(reward, encoder)
         run()
         own, rest = np.median([run() for _ in range(arguments.rollouts)], axis=0)
         table.add_row(name, f"{own:.2f}", f"{rest:.1f}", f"{100 * own / rest:.1f} %")
     Console().print(table)
+    if arguments.slots != "objects":
+        return
     for kind in ("potential", "pair of states"):
         for apart, steps in ((1, "steps in a row"), (512, "steps from anywhere")):
             print(f"EPIC on 512 x 512 pairs, {kind}, {steps}: {seconds_of_epic(kind, apart):.2f} s")
