@@ -12,7 +12,7 @@ def set_maximum(features: Tensor) -> Tensor:
     """features (B K width) -> (B width), what `features.amax(1)` gives, with its gradient: equal shares where several
     slots hold the maximum.
 
-    On a CPU that of torch takes several times as long: it counts who holds the maximum in whole numbers.
+    On a CPU that of torch took three times as long at (256 5 128): it counts who holds the maximum in whole numbers.
     """
     if torch.is_grad_enabled() and features.requires_grad:
         return cast(Tensor, _Maximum.apply(features))  # type: ignore[no-untyped-call]

@@ -61,7 +61,7 @@ class RewardFunction:
         )
         if self.predictor.state_dependence == "state":
             transition = transition.advanced()
-        with torch.inference_mode():  # a tenth faster than without gradients alone; learning is for `observe`
+        with torch.inference_mode():  # cheaper than without gradients alone; learning is for `observe`
             reward: Tensor = self.predictor(transition).reward
         self.predictor.observe(transition)
         return reward.cpu().numpy()
