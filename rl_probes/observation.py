@@ -36,10 +36,14 @@ def unpack(observations: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class Standardisation:
-    """(x - mean) / std per feature, the same for every slot: slots are a set, so a mean per position means nothing.
+    """(x - mean) / std per feature, the same for every slot: slots are a set, so a mean per place means nothing.
 
-    mean, std: (D,) float32. Computed once, then frozen: statistics that move during training would change what the
-    policy's weights mean.
+    Only a pooling that knows slots by their places gets statistics of every place. Most of the spread of a patch's or
+    cell's feature may be its position embedding, the same in every image: beside it, what tells images apart would be
+    a few hundredths.
+
+    mean, std: (D,) or, by place, (K, D) float32. Computed once, then frozen: statistics that move during training would
+    change what the policy's weights mean.
     """
 
     mean: Array
@@ -53,19 +57,25 @@ class Standardisation:
         return Standardisation(np.zeros(dim, np.float32), np.ones(dim, np.float32))
 
     @staticmethod
-    def of(vectors: Array, valid: NDArray[np.bool_]) -> Standardisation:
-        """Statistics over the valid slots of vectors (n K D), valid (n K). Constant features keep scale one.
+    def of(vectors: Array, valid: NDArray[np.bool_], by_place: bool = False) -> Standardisation:
+        """Statistics over the valid slots of vectors (n K D), valid (n K). Constant features keep scale one, and a place
+        that is never valid gets mean zero.
 
         Raises:
             ValueError: shapes that do not fit, or no valid slot at all.
         """
         if vectors.ndim != 3 or valid.shape != vectors.shape[:2]:
             raise ValueError(f"vectors must be (n, K, D) and valid (n, K), got {vectors.shape} and {valid.shape}.")
-        kept = vectors[valid].astype(np.float64)  # (slots D)
-        if len(kept) == 0:
+        if not valid.any():
             raise ValueError("no valid slot to standardise by: every entry of `valid` is False.")
-        std = kept.std(axis=0)
-        return Standardisation(kept.mean(axis=0).astype(np.float32), np.where(std > 1e-6, std, 1.0).astype(np.float32))
+        axes = 0 if by_place else (0, 1)
+        counted = valid[:, :, None]  # (n K 1)
+        count = np.maximum(counted.sum(axis=axes), 1)
+        mean = vectors.sum(axis=axes, dtype=np.float64, where=counted) / count
+        square = vectors - mean
+        square *= square
+        std = np.sqrt(square.sum(axis=axes, where=counted) / count)
+        return Standardisation(mean.astype(np.float32), np.where(std > 1e-6, std, 1.0).astype(np.float32))
 
 
 class Observer:
@@ -73,9 +83,11 @@ class Observer:
     agent ever contains it, so nothing can re-initialise, train or save it by accident."""
 
     def __init__(self, encoder: ObjectEncoder, standardisation: Standardisation) -> None:
-        if standardisation.mean.shape != (encoder.dim,) or standardisation.std.shape != (encoder.dim,):
+        mean, std = standardisation.mean.shape, standardisation.std.shape
+        if mean != std or mean not in ((encoder.dim,), (encoder.num_slots, encoder.dim)):
             raise ValueError(
-                f"the standardisation has {standardisation.mean.shape[0]} features but the encoder gives {encoder.dim}."
+                f"the standardisation is of {mean} and {std}, but the encoder gives {encoder.num_slots} slots of "
+                f"{encoder.dim} features."
             )
         self.encoder = encoder.eval()
         self.standardisation = standardisation

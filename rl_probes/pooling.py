@@ -8,7 +8,7 @@ object comparison far more slowly without it.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from gymnasium import spaces
@@ -22,9 +22,13 @@ from rl_probes.observation import unpack
 class Pooling(BaseFeaturesExtractor):
     """(B K D+1) -> (B features_dim). `init_args` rebuilds it: everything but the observation space.
 
+    by_place: whether it knows slots by their places, so that features are standardised place by place.
+
     Raises:
         ValueError: another observation space, or a size below 1.
     """
+
+    by_place: ClassVar[bool] = False
 
     def __init__(self, observation_space: spaces.Space[Any], features_dim: int, **init_args: Any) -> None:
         shape = observation_space.shape
@@ -97,6 +101,8 @@ class TransformerPooling(Pooling):
 class FlattenPooling(Pooling):
     """One hidden layer on the concatenated slots: sees their order, needs the K it was built with. For encoders whose
     slots have fixed places (patches, a pooled vector)."""
+
+    by_place = True
 
     def __init__(self, observation_space: spaces.Space[Any], width: int = 128) -> None:
         super().__init__(observation_space, width, width=width)

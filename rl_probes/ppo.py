@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
+from gymnasium import spaces
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
@@ -163,7 +164,8 @@ def train(
             raise ValueError(f"{folder} holds a run with another standardisation; choose another folder.")
         standardisation = own
     elif standardisation is None:
-        standardisation = random_play_statistics(world, encoder, seed=seed)
+        by_place = _knows_places(pooling, encoder)
+        standardisation = random_play_statistics(world, encoder, seed=seed, by_place=by_place)
     scaling = RewardScaling(config.gamma) if scale_rewards else None
     paid = None
     if reward is not None:
@@ -248,6 +250,11 @@ def _note(folder: Path, monitor: HackingMonitor, changes: Changes) -> None:
         HackingWarning,
         stacklevel=3,
     )
+
+
+def _knows_places(pooling: PoolingFactory, encoder: ObjectEncoder) -> bool:
+    with torch.random.fork_rng(devices=[]):  # the weights of this one are nobody's
+        return pooling(spaces.Box(-np.inf, np.inf, (encoder.num_slots, encoder.dim + 1), np.float32)).by_place
 
 
 def _check_arguments(total_steps: int, snapshot_every: int, seed: int, device: str) -> None:

@@ -256,7 +256,9 @@ class FrozenFeatureVecEnv(VecEnv):
         return [False] * len(list(self._get_indices(indices)))
 
 
-def random_play_statistics(world: World, encoder: ObjectEncoder, frames: int = 2048, seed: int = 0) -> Standardisation:
+def random_play_statistics(
+    world: World, encoder: ObjectEncoder, frames: int = 2048, seed: int = 0, by_place: bool = False
+) -> Standardisation:
     """Of the features of at least `frames` frames under uniformly random actions; the world is left as it was found."""
     before = world.state()
     generator = np.random.default_rng(seed)
@@ -271,4 +273,4 @@ def random_play_statistics(world: World, encoder: ObjectEncoder, frames: int = 2
             world.reset(finished)
     world.set_state(before)
     vectors = torch.cat([slots.vectors for slots in seen]).float().cpu().numpy()
-    return Standardisation.of(vectors, torch.cat([slots.valid for slots in seen]).cpu().numpy())
+    return Standardisation.of(vectors, torch.cat([slots.valid for slots in seen]).cpu().numpy(), by_place)

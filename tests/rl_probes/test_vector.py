@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from ocl.representations import ObjectEncoder
+from ocl.representations import ObjectEncoder, RandomCNN
 from ocl.shapes import Batch, Slots
 from rl_probes import ppo
 from rl_probes.agent import Agent
+from rl_probes.envs.sprite_world import SpriteWorld
 from rl_probes.envs.vector import FrozenFeatureVecEnv, RewardScaling, random_play_statistics
 from rl_probes.envs.world import Outcome
 from rl_probes.observation import Observer, Standardisation
@@ -342,6 +343,38 @@ def test_standardisation_is_per_feature_over_valid_slots():
     np.testing.assert_allclose(again.mean, standardisation.mean, rtol=1e-6)
     with pytest.raises(ValueError, match="no valid slot"):
         Standardisation.of(vectors, np.zeros_like(valid))
+
+
+def test_a_pooling_that_knows_places_has_statistics_of_every_place():
+    generator = np.random.default_rng(0)
+    place = generator.normal(size=(3, 2)) * 20.0  # a position embedding, beside which images differ by little
+    vectors = (place + generator.normal(0, 0.1, (400, 3, 2))).astype(np.float32)
+    valid = np.ones((400, 3), bool)
+    valid[:100, 1] = valid[:, 2] = False
+    vectors[~valid] = np.nan
+    found = Standardisation.of(vectors, valid, by_place=True)
+    for k, rows in ((0, vectors[:, 0]), (1, vectors[100:, 1])):
+        np.testing.assert_allclose(found.mean[k], rows.mean(0), rtol=1e-5)
+        np.testing.assert_allclose(found.std[k], rows.std(0), rtol=1e-3)
+    np.testing.assert_array_equal((found.mean[2], found.std[2]), ([0, 0], [1, 1]))  # never there
+    observed = Observer(RandomCNN((16, 16), dim=4), Standardisation(np.ones((16, 4)), np.full((16, 4), 2.0)))
+    assert observed.standardisation.mean.shape == (16, 4)
+    with pytest.raises(ValueError, match="16 slots of 4 features"):
+        Observer(RandomCNN((16, 16), dim=4), Standardisation(np.ones((4, 4)), np.ones((4, 4))))
+
+
+def test_agents_on_flattened_cells_are_told_images_apart_and_others_places(tmp_path):
+    """An untrained convolutional encoder adds its position embedding: by feature, hardly anything else is left."""
+    world = SpriteWorld("object goal", num_envs=16, image_size=64)
+    encoder = RandomCNN((64, 64), dim=8, strides=(2, 2, 2, 1))
+    spread = {}
+    for pooling in (FlattenPooling, DeepSetPooling):
+        options = {"folder": tmp_path / pooling.__name__, "config": PPOConfig(n_steps=16, batch_size=64)}
+        agent = ppo.train(world, encoder, pooling, total_steps=256, **options)
+        seen = agent.observer.of_slots(agent.observer.slots(world.observe(encoder.requires)))[..., :-1]
+        spread[pooling] = float(np.square(seen.std(axis=0)).mean())  # between images, at one place
+    assert 0.5 < spread[FlattenPooling] < 2
+    assert spread[DeepSetPooling] < 0.2
 
 
 def test_random_play_leaves_the_world_untouched():
