@@ -58,7 +58,7 @@ class Standardisation:
 
     @staticmethod
     def of(vectors: Array, valid: NDArray[np.bool_], by_place: bool = False) -> Standardisation:
-        """Statistics over the valid slots of vectors (n K D), valid (n K). Constant features keep scale one, and a place
+        """Statistics over the valid slots of vectors (n K D), valid (n K). Constant features keep scale 1, and a place
         that is never valid gets mean zero.
 
         Raises:
