@@ -38,12 +38,12 @@ def unpack(observations: Tensor) -> tuple[Tensor, Tensor]:
 class Standardisation:
     """(x - mean) / std per feature, the same for every slot: slots are a set, so a mean per place means nothing.
 
-    Only a pooling that knows slots by their places gets statistics of every place. Most of the spread of a patch's or
-    cell's feature may be its position embedding, the same in every image: beside it, what tells images apart would be
-    a few hundredths.
+    Only for a pooling that knows slots by their places, the mean is that of the place. Most of the spread of a patch's
+    or cell's feature may be its position embedding, the same in every image: beside it, what tells images apart would
+    be a few hundredths. The scale stays that of the feature: a place that rarely changes is not blown up.
 
-    mean, std: (D,) or, by place, (K, D) float32. Computed once, then frozen: statistics that move during training would
-    change what the policy's weights mean.
+    mean: (D,) or, by place, (K, D) float32. std: (D,) float32. Computed once, then frozen: statistics that move during
+    training would change what the policy's weights mean.
     """
 
     mean: Array
@@ -58,8 +58,8 @@ class Standardisation:
 
     @staticmethod
     def of(vectors: Array, valid: NDArray[np.bool_], by_place: bool = False) -> Standardisation:
-        """Statistics over the valid slots of vectors (n K D), valid (n K). Constant features keep scale 1, and a place
-        that is never valid gets mean zero.
+        """Statistics over the valid slots of vectors (n K D), valid (n K). Constant features keep scale one. By place,
+        std is of what differs from the place's mean, and a place that is never valid has mean zero.
 
         Raises:
             ValueError: shapes that do not fit, or no valid slot at all.
@@ -70,11 +70,10 @@ class Standardisation:
             raise ValueError("no valid slot to standardise by: every entry of `valid` is False.")
         axes = 0 if by_place else (0, 1)
         counted = valid[:, :, None]  # (n K 1)
-        count = np.maximum(counted.sum(axis=axes), 1)
-        mean = vectors.sum(axis=axes, dtype=np.float64, where=counted) / count
+        mean = vectors.sum(axis=axes, dtype=np.float64, where=counted) / np.maximum(counted.sum(axis=axes), 1)
         square = vectors - mean
         square *= square
-        std = np.sqrt(square.sum(axis=axes, where=counted) / count)
+        std = np.sqrt(square.sum(axis=(0, 1), where=counted) / counted.sum())
         return Standardisation(mean.astype(np.float32), np.where(std > 1e-6, std, 1.0).astype(np.float32))
 
 
@@ -84,7 +83,7 @@ class Observer:
 
     def __init__(self, encoder: ObjectEncoder, standardisation: Standardisation) -> None:
         mean, std = standardisation.mean.shape, standardisation.std.shape
-        if mean != std or mean not in ((encoder.dim,), (encoder.num_slots, encoder.dim)):
+        if mean not in ((encoder.dim,), (encoder.num_slots, encoder.dim)) or std != (encoder.dim,):
             raise ValueError(
                 f"the standardisation is of {mean} and {std}, but the encoder gives {encoder.num_slots} slots of "
                 f"{encoder.dim} features."
