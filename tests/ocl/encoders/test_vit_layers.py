@@ -235,7 +235,7 @@ def test_absent_weights_are_one_sentence_without_network(tmp_path: Path) -> None
         env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
     )
     assert done.stdout == (
         "The weights of vit_tiny_patch16_224 are not in the local cache and cannot be fetched; connect once, give a "

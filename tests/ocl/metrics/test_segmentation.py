@@ -126,7 +126,7 @@ def shard(rank, folder):
 
 def test_two_processes_compute_what_one_computes(tmp_path):
     children = [subprocess.Popen([sys.executable, __file__, str(rank), str(tmp_path)]) for rank in range(2)]
-    assert [child.wait(timeout=120) for child in children] == [0, 0]
+    assert [child.wait(timeout=600) for child in children] == [0, 0]
     masks, segmentation = scenes(41, generator=torch.Generator().manual_seed(3))
     metrics = SegmentationMetrics()
     metrics.update(masks, segmentation)
