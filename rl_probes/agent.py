@@ -23,6 +23,8 @@ from rl_probes.pooling import Pooling
 PoolingFactory = Callable[[spaces.Box], Pooling]
 """Builds a pooling for an observation space: `functools.partial(DeepSetPooling, width=64)`, or a class path in YAML."""
 
+IN_ORDER = "a pooling that sees slots in order accepts only the number it was trained with."
+
 
 class Agent:
     """What acts and is evaluated. The encoder stays outside `policy`; `save` writes the policy without it."""
@@ -74,7 +76,12 @@ class Agent:
             raise ValueError(
                 f"{path} was trained on encoder {saved['encoder'][:12]}, but this one is {encoder.fingerprint[:12]}."
             )
-        observer = Observer(encoder, Standardisation(**saved["standardisation"]))
+        standardisation = Standardisation(**saved["standardisation"])
+        if standardisation.mean.ndim == 2 and encoder.num_slots != saved["num_slots"]:
+            raise ValueError(
+                f"{path} was trained on {saved['num_slots']} slots, this encoder gives {encoder.num_slots}; {IN_ORDER}"
+            )
+        observer = Observer(encoder, standardisation)
         policy = ActorCriticPolicy(
             spaces.Box(-np.inf, np.inf, observer.shape, np.float32),
             spaces.Discrete(saved["num_actions"]),
@@ -113,6 +120,6 @@ def load_weights(policy: ActorCriticPolicy, arrays: dict[str, NDArray[Any]], sou
         if own[name].shape != array.shape:
             raise ValueError(
                 f"{source} holds {name} of shape {array.shape} where this policy has {tuple(own[name].shape)}; "
-                "a pooling that sees slots in order accepts only the number it was trained with."
+                f"{IN_ORDER}"
             )
         own[name].copy_(torch.from_numpy(array))
