@@ -22,7 +22,7 @@ from rl_probes.observation import unpack
 class Pooling(BaseFeaturesExtractor):
     """(B K D+1) -> (B features_dim). `init_args` rebuilds it: everything but the observation space.
 
-    by_place: whether it knows slots by their places, so that features are standardised place by place.
+    by_place: whether it knows slots by their places, so that features are read less the mean of their place.
 
     Raises:
         ValueError: another observation space, or a size below 1.

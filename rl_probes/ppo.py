@@ -21,6 +21,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
 
+from ocl.commands import check_device
 from ocl.files import read_json, remove_leftovers, write_json
 from ocl.manifest import write_manifest
 from ocl.representations import ObjectEncoder
@@ -263,10 +264,7 @@ def _check_arguments(total_steps: int, snapshot_every: int, seed: int, device: s
         raise ValueError(f"total_steps and snapshot_every must be at least 1, got {total_steps} and {snapshot_every}.")
     if not 0 <= seed < 2**32:
         raise ValueError(f"seed must be in 0..2**32 - 1, got {seed}.")
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} is not to be had on this machine; try cpu.") from error
+    check_device(device)
 
 
 def _check_free(folder: Path) -> None:
