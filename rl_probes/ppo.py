@@ -32,7 +32,7 @@ from rl_probes.envs.vector import FrozenFeatureVecEnv, RewardScaling, random_pla
 from rl_probes.envs.world import World
 from rl_probes.observation import Observer, Standardisation
 from rl_probes.pooling import Pooling
-from rl_probes.progress import ProgressLog
+from rl_probes.progress import WINDOW, ProgressLog
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,15 @@ def build(env: FrozenFeatureVecEnv, pooling: PoolingFactory, config: PPOConfig, 
             f"batch_size {config.batch_size} must divide the rollout of n_steps {config.n_steps} x {env.num_envs} "
             f"environments = {rollout}."
         )
-    model = PPO("MlpPolicy", env, seed=seed, device=device, policy_kwargs=policy_arguments(pooling), **asdict(config))
+    model = PPO(
+        "MlpPolicy",
+        env,
+        seed=seed,
+        device=device,
+        policy_kwargs=policy_arguments(pooling),
+        stats_window_size=WINDOW,
+        **asdict(config),
+    )
     model.set_logger(Logger(folder=None, output_formats=[]))
     return model
 
@@ -288,7 +296,8 @@ def _check_same(experiment: dict[str, Any], saved: dict[str, Any], folder: Path)
 
 
 def _row(model: PPO, seconds: float, steps_per_second: float) -> dict[str, float]:
-    """Return, length and success over the last 100 episodes; losses of the last update; what reward and world add."""
+    """Return, length and success over the last `episodes`, at most `WINDOW`; losses of the last update; what reward and
+    world add."""
     episodes = list(model.ep_info_buffer or [])
     values = model.logger.name_to_value
     env = cast(FrozenFeatureVecEnv, model.env)
@@ -301,6 +310,7 @@ def _row(model: PPO, seconds: float, steps_per_second: float) -> dict[str, float
         "return": _mean([episode["r"] for episode in episodes]),
         "length": _mean([episode["l"] for episode in episodes]),
         "success": _mean(list(model.ep_success_buffer or [])),
+        "episodes": len(episodes),
         "policy_loss": values["train/policy_gradient_loss"],
         "value_loss": values["train/value_loss"],
         "entropy": -values["train/entropy_loss"],

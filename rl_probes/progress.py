@@ -13,6 +13,14 @@ from torch.utils.tensorboard import SummaryWriter
 
 from ocl.files import write_text
 
+WINDOW = 100
+"""Episodes that a mean in a log is of, once so many have ended."""
+
+
+def is_settled(row: dict[str, float]) -> bool:
+    """Whether the row's return and success are means of `WINDOW` episodes, not of the first few that ended."""
+    return row.get("episodes", WINDOW) >= WINDOW  # logs of earlier versions do not say
+
 
 def read_progress(path: str | Path) -> list[dict[str, float]]:
     """Rows of a `progress.csv`; a last line cut off by an interruption is left out, an empty cell is NaN."""

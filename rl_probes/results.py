@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from rl_probes.evaluate import Episodes
-from rl_probes.progress import read_progress
+from rl_probes.progress import is_settled, read_progress
 from rl_probes.statistics import FEWEST_RUNS, Estimate, with_interval
 
 
@@ -45,8 +45,9 @@ class Result:
         return self.steps / self.curve[-1]["seconds"] if self.curve else float("nan")
 
     def steps_to(self, success: float) -> float:
-        """Training steps until the success rate of the last 100 episodes first reached `success`; NaN if never."""
-        return next((row["steps"] for row in self.curve if row["success"] >= success), float("nan"))
+        """Training steps until the success rate of 100 episodes in a row first reached `success`; NaN if never."""
+        reached = (row["steps"] for row in self.curve if is_settled(row) and row["success"] >= success)
+        return next(reached, float("nan"))
 
     def score(self, by_return: bool) -> float:
         """Mean success over the episodes, or mean return."""

@@ -23,7 +23,7 @@ from rl_probes.aggregate import (
     steps_to,
 )
 from rl_probes.benchmark.grid import Cell, Task
-from rl_probes.progress import read_progress
+from rl_probes.progress import is_settled, read_progress
 from rl_probes.statistics import FEWEST_RUNS
 
 Array = NDArray[np.float64]
@@ -73,11 +73,13 @@ class Group:
 
     @cached_property
     def curves(self) -> tuple[Array, Array]:
-        """steps (P,) and the training success or return (R P) of the last 100 episodes; NaN before the first ended."""
+        """steps (P,) and the training success or return (R P) of the last 100 episodes; NaN before so many ended."""
         logs = [read_progress(cell.folder / "progress.csv") for cell in self.cells]
         points = min(map(len, logs))
         steps = np.array([row["steps"] for row in logs[0][:points]])
-        return steps, np.array([[row[self.metric] for row in log[:points]] for log in logs])
+        return steps, np.array(
+            [[row[self.metric] if is_settled(row) else np.nan for row in log[:points]] for log in logs]
+        )
 
     def curve(self) -> tuple[Array, Band] | None:
         """The learning curve at up to `POINTS` steps where all runs have a figure; None where there are none."""

@@ -186,4 +186,6 @@ def test_rows_and_sample_efficiency():
     ]
     assert one.steps_to(0.5) == 500
     assert np.isnan(one.steps_to(0.8))
+    lucky = {"steps": 100, "seconds": 1, "success": 1.0, "episodes": 1}  # the one episode that has ended
+    assert replace(one, curve=[lucky, *({"episodes": 100} | row for row in one.curve)]).steps_to(0.5) == 500
     assert one.steps_per_second == 500
