@@ -47,7 +47,7 @@ from rl_probes.fit_rewards import fit_progress
 from rl_probes.players import Scripted
 from rl_probes.pooling import DeepSetPooling
 from rl_probes.ppo import train
-from rl_probes.progress import is_settled, read_progress
+from rl_probes.progress import read_progress, steps_to_success
 from rl_probes.recording import Recording
 from rl_probes.rewards.checkpoint import save_head
 from rl_probes.statistics import mean, with_interval
@@ -154,8 +154,7 @@ def main() -> None:
     lines = []
     for arm, values in by_arm.items():
         curves = [rows[arm, seed] for seed in arguments.seeds]
-        solved = [[row for row in curve if is_settled(row) and row["success"] >= 0.5] for curve in curves]
-        half = [int(those[0]["steps"]) if those else None for those in solved]
+        half = [None if np.isnan(steps) else int(steps) for steps in (steps_to_success(curve, 0.5) for curve in curves)]
         fired = [next((int(row["steps"]) for row in curve if row.get("hacking")), None) for curve in curves]
         normalised = f"{(np.mean(values) - low) / (high - low):.3f}" if high > low else "-"
         lines.append((arm, interval(values), normalised, str(half), str(fired)))

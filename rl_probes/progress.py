@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +21,12 @@ WINDOW = 100
 def is_settled(row: dict[str, float]) -> bool:
     """Whether the row's return and success are means of `WINDOW` episodes, not of the first few that ended."""
     return row.get("episodes", WINDOW) >= WINDOW  # logs of earlier versions do not say
+
+
+def steps_to_success(rows: Sequence[dict[str, float]], success: float) -> float:
+    """Training steps until the success rate of `WINDOW` episodes in a row first reached `success`; NaN if never."""
+    reached = (row["steps"] for row in rows if is_settled(row) and row["success"] >= success)
+    return next(reached, float("nan"))
 
 
 def read_progress(path: str | Path) -> list[dict[str, float]]:

@@ -14,7 +14,7 @@ from rich import box
 from rich.table import Table
 
 from rl_probes.evaluate import Episodes
-from rl_probes.progress import is_settled, read_progress
+from rl_probes.progress import read_progress, steps_to_success
 from rl_probes.statistics import FEWEST_RUNS, Estimate, with_interval
 
 
@@ -45,9 +45,8 @@ class Result:
         return self.steps / self.curve[-1]["seconds"] if self.curve else float("nan")
 
     def steps_to(self, success: float) -> float:
-        """Training steps until the success rate of 100 episodes in a row first reached `success`; NaN if never."""
-        reached = (row["steps"] for row in self.curve if is_settled(row) and row["success"] >= success)
-        return next(reached, float("nan"))
+        """See `rl_probes.progress.steps_to_success`."""
+        return steps_to_success(self.curve, success)
 
     def score(self, by_return: bool) -> float:
         """Mean success over the episodes, or mean return."""
