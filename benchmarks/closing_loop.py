@@ -4,8 +4,9 @@ python benchmarks/closing_loop.py push --folder runs/closing_loop [--seeds 0 1 2
 python benchmarks/closing_loop.py maze --folder runs/closing_loop --steps 200000
 python benchmarks/closing_loop.py hacking --folder runs/closing_loop --steps 120000
 
-push: paid by the world (sparse), by the world shaped with a progress head, by the head alone: training steps until half
-of the last 100 episodes succeed, and success on 500 held-out episodes normalised by random play and the sparse arm.
+push: paid by the world (sparse), by the world shaped with a fitted value, by a fitted progress head alone: training
+steps until half of the last 100 episodes succeed, and success on 500 held-out episodes normalised by random play and
+the sparse arm. Both heads are fitted on 98,304 frames of an expert that errs, in a minute and a half.
 maze: coverage without a bonus, with RND, with RDD. hacking: whether and when the monitor fires on Object Goal, for a
 reward of any movement of the agent and for a sound one. All on the object list, with the default settings of PPO.
 Started again, it goes on where it stopped; intervals are bootstraps over seeds.
@@ -44,9 +45,10 @@ from rl_probes.envs.sprite_world import SpriteWorld
 from rl_probes.envs.world import World
 from rl_probes.evaluate import evaluate
 from rl_probes.fit_rewards import fit_progress
+from rl_probes.labels import with_discounted_success
 from rl_probes.players import Scripted
 from rl_probes.pooling import DeepSetPooling
-from rl_probes.ppo import train
+from rl_probes.ppo import PPOConfig, train
 from rl_probes.progress import read_progress, steps_to_success
 from rl_probes.recording import Recording
 from rl_probes.rewards.checkpoint import save_head
@@ -70,21 +72,23 @@ def encoder_of(world: World) -> OracleObjects:
     return OracleObjects(count, {"position": 2, "scale": 1}, {"shape": 4, "color": 4, "is_agent": 2})
 
 
-def fit_head(folder: Path, task: str) -> None:
-    """A progress head from 24,576 frames of an expert that errs."""
+def fit_heads(folder: Path, task: str) -> None:
+    """A head of the task's own progress and one of the recorded players' discounted success."""
     world = SpriteWorld(task, 32)
     players, frames = [Scripted(expert_actions)], folder / "frames"
-    collect(world, frames, task, 24_576, encoder_of(world), players, (0.0, 0.9), 768)
-    training, validation, _ = Recording.load(frames).split()
-    save_head(fit_progress(training, validation, epochs=12), folder / "head")
+    collect(world, frames, task, 98_304, encoder_of(world), players, (0.0, 0.5), 768)
+    recording = Recording.load(frames)
+    for name, labelled in (("progress", recording), ("value", with_discounted_success(recording, PPOConfig.gamma))):
+        training, validation, _ = labelled.split()
+        save_head(fit_progress(training, validation, epochs=12), folder / name)
 
 
-def reward_of(arm: str, head: Path) -> RewardScheme | None:
+def reward_of(arm: str, heads: Path) -> RewardScheme | None:
     match arm:
         case "shaped":
-            return ShapedReward(head)
+            return ShapedReward(heads / "value")
         case "predicted":
-            return PredictedReward(head)
+            return PredictedReward(heads / "progress")
         case "RND" | "RDD":
             return NoveltyBonus(sigma=float(arm == "RDD"))
         case "any movement":
@@ -95,7 +99,7 @@ def reward_of(arm: str, head: Path) -> RewardScheme | None:
 def run(study: str, task: str, arm: str, seed: int, steps: int, folder: Path) -> tuple[str, int, float]:
     """Train one arm; its success on the held-out episodes, or its coverage."""
     torch.set_num_threads(1)
-    world, reward = world_of(study, task, seed), reward_of(arm, folder.parent / "head")
+    world, reward = world_of(study, task, seed), reward_of(arm, folder.parent)
     watched = study != "maze" and reward is not None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", HackingWarning)  # the table says it
@@ -133,9 +137,9 @@ def main() -> None:
     arguments = parser.parse_args()
     study, task = arguments.study, arguments.task or ("object goal" if arguments.study == "hacking" else "push")
     steps, folder = arguments.steps or MOST_STEPS[study], arguments.folder / (study if study == "maze" else task)
-    if study != "maze" and not (folder / "head" / "head.json").exists():
+    if study != "maze" and not (folder / "value" / "head.json").exists():
         torch.set_num_threads(1)
-        fit_head(folder, task)
+        fit_heads(folder, task)
     jobs = [(arm, seed, folder / f"{arm}-{seed}") for arm in ARMS[study] for seed in arguments.seeds]
     with ProcessPoolExecutor(arguments.processes, multiprocessing.get_context("spawn")) as pool:
         waiting = [pool.submit(run, study, task, arm, seed, steps, path) for arm, seed, path in jobs]

@@ -85,6 +85,27 @@ def with_return_progress(recording: Recording, low: float, high: float) -> Recor
     return replace(recording, progress=np.clip((returns - low) / (high - low), 0.0, 1.0).astype(np.float32))
 
 
+def with_discounted_success(recording: Recording, discount: float) -> Recording:
+    """Progress = discount ** (steps until the success that the episode ends in), 0 where it ends otherwise.
+
+    Regressed, it is the value of the players that were recorded, in a task that pays 1 for its success. A potential for
+    shaping is best near the value of good play: with that very value, all that is left to learn is zero (Ng, Harada and
+    Russell, 1999, section 4). Unlike a distance to the goal it also pays for the way there, and it needs no true
+    progress. A time limit counts as an end without success. Episodes that were not recorded to their end are NaN.
+
+    Raises:
+        ValueError: a discount outside (0, 1].
+    """
+    if not 0.0 < discount <= 1.0:
+        raise ValueError(f"the discount must be in (0, 1], got {discount}.")
+    ends = dict(zip(recording.episode[finals := recording.finals()].tolist(), finals.tolist(), strict=True))
+    names, of_name = np.unique(recording.episode, return_inverse=True)
+    final = np.array([ends.get(name, -1) for name in names.tolist()], np.intp)[of_name]
+    left = recording.step[final] - recording.step
+    value = np.where(recording.success[final], float(discount) ** np.maximum(left, 0), 0.0)
+    return replace(recording, progress=np.where(final < 0, np.nan, value).astype(np.float32))
+
+
 def fragments(recording: Recording, count: int, length: int, generator: np.random.Generator) -> NDArray[np.intp]:
     """Indices (count, length) of consecutive frames of one episode each, all such fragments equally likely.
 

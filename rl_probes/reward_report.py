@@ -12,12 +12,21 @@ from ocl.files import read_json, write_json
 from ocl.manifest import write_manifest
 from rl_probes.evaluate_rewards import evaluate_progress, table
 from rl_probes.fit_rewards import deep_set, fit_progress
+from rl_probes.labels import with_discounted_success
 from rl_probes.recording import Recording
 from rl_probes.rewards.checkpoint import load_head, save_head
 from rl_probes.rewards.slot_head import SlotHead
 
 
-def fit(recording: Path, folder: Path, *, epochs: int = 20, gamma: float = 0.99, seed: int = 0) -> list[dict[str, Any]]:
+def fit(
+    recording: Path,
+    folder: Path,
+    *,
+    epochs: int = 20,
+    gamma: float = 0.99,
+    discount: float | None = None,
+    seed: int = 0,
+) -> list[dict[str, Any]]:
     """Fit a deep-set progress head on a recorded store and measure it on held-out episodes.
 
     Beside it stand a flattened and a pooled MLP fitted on the same episodes, a constant, noise, the clock and the truth
@@ -29,15 +38,19 @@ def fit(recording: Path, folder: Path, *, epochs: int = 20, gamma: float = 0.99,
         folder: for the results.
         epochs: passes over the training frames.
         gamma: discount of the step-level difference gamma * p(s') - p(s).
+        discount: Fit and measure by discount ** (steps to success) in the place of the true progress: the value of the
+            recorded players, a potential for shaping (`rl_probes.labels.with_discounted_success`).
         seed: of the split, the initial weights and the order of frames.
     """
     frames = Recording.load(recording)
+    if discount is not None:
+        frames = with_discounted_success(frames, discount)
     train, val, test = frames.split(seed=seed)
     head = fit_progress(train, val, deep_set, epochs=epochs, seed=seed)
     rows = evaluate_progress({"deep_set": head}, test, gamma=gamma, seed=seed, train=train, control_epochs=epochs)
-    save_head(head, folder, seed=seed, epochs=epochs)
-    config = {"epochs": epochs, "gamma": gamma, "frames": len(frames), "encoder_fingerprint": frames.fingerprint}
-    return _report(rows, folder, config, seed)
+    save_head(head, folder, seed=seed, epochs=epochs, discount=discount)
+    config = {"epochs": epochs, "gamma": gamma, "discount": discount, "frames": len(frames)}
+    return _report(rows, folder, config | {"encoder_fingerprint": frames.fingerprint}, seed)
 
 
 def evaluate(

@@ -19,7 +19,14 @@ from rl_probes.fit_rewards import (
     hop_of_progress,
     reward_of_step,
 )
-from rl_probes.labels import ends_of_stages, ends_without_marks, fragments, stage_labels_of, with_return_progress
+from rl_probes.labels import (
+    ends_of_stages,
+    ends_without_marks,
+    fragments,
+    stage_labels_of,
+    with_discounted_success,
+    with_return_progress,
+)
 from rl_probes.negatives import clipped, minimally_edited, rewound, swapped_goals
 from rl_probes.predictions import order_leak, predict_recording, predict_steps
 from rl_probes.recording import Goals, Recording
@@ -156,6 +163,27 @@ def test_progress_of_returns():
         with_return_progress(recording.take(recording.step > 0), 0, 1)
     with pytest.raises(ValueError, match="a step has no reward"):
         with_return_progress(rewound(recording, np.random.default_rng(0)), 0, 1)
+
+
+def test_discounted_success_is_the_discounted_return_of_a_task_that_pays_one_for_success():
+    recording = walks()
+    cut = recording.take(recording.step < 5)  # most episodes lose their ends
+    for part in (recording, cut):
+        found = with_discounted_success(part, 0.9).progress
+        for name in np.unique(part.episode):
+            frames = np.flatnonzero(part.episode == name)
+            ended = bool(part.terminated[frames[-1]] | part.truncated[frames[-1]])
+            value, expected = float(part.success[frames[-1]]), []
+            for _ in frames:  # backwards, v(s_t) = 0.9 v(s_t+1)
+                expected.append(value if ended else np.nan)
+                value *= 0.9
+            assert found[frames] == pytest.approx(expected[::-1], abs=1e-6, nan_ok=True)
+    assert np.isnan(with_discounted_success(cut, 0.9).progress).any()
+    ones = with_discounted_success(recording, 1.0).progress  # without a discount: whether it ends well
+    assert set(ones[~np.isnan(ones)].tolist()) == {0.0, 1.0}
+    for discount in (0.0, 1.1):
+        with pytest.raises(ValueError, match=r"discount must be in \(0, 1\]"):
+            with_discounted_success(recording, discount)
 
 
 def test_clips_end_before_the_end_and_keep_their_labels():

@@ -1,7 +1,9 @@
 """`rl-probes reward evaluate`: saved heads of any kind on a recorded store, with the figures of `evaluate_progress`."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,9 +14,11 @@ from rl_probes.collect import collect
 from rl_probes.envs.sprite_world import SpriteWorld, scripted_actions
 from rl_probes.envs.tasks import ObjectGoal
 from rl_probes.evaluate_rewards import evaluate_progress
+from rl_probes.fit_rewards import fit_progress
+from rl_probes.labels import with_discounted_success
 from rl_probes.players import Scripted
 from rl_probes.recording import Recording
-from rl_probes.rewards.checkpoint import save_head
+from rl_probes.rewards.checkpoint import load_head, save_head
 from rl_probes.rewards.hop_reward import HopReward
 from rl_probes.rewards.set_progress import DeepSetProgress
 
@@ -62,6 +66,21 @@ def test_the_rows_are_those_of_the_heads_and_are_written(store, tmp_path, capsys
     assert len(set(digests.values())) == 2
     shown = capsys.readouterr().out
     assert all(name in shown for name in ("states", "pairs", "clock", "random"))
+
+
+def test_a_head_of_discounted_success_sees_no_true_progress(store, tmp_path, monkeypatch):
+    """With a discount, the recorded progress may as well be unknown: the head is the one fitted on the new labels."""
+    blank = replace(Recording.load(store), progress=np.full(8 * 128, np.nan, np.float32))
+    train, val, _ = with_discounted_success(blank, 0.9).split()
+    expected = fit_progress(train, val, epochs=2).state_dict()
+    monkeypatch.setattr(Recording, "load", lambda _: blank)
+    options = [f"--recording={store}", f"--folder={tmp_path}", "--epochs=2", "--discount=0.9"]
+    values = {row["name"]: row["value"] for row in main(["reward", "fit", *options])}
+    found = load_head(DeepSetProgress, tmp_path).state_dict()
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert values["reward/oracle/epic"] == pytest.approx(0.0, abs=1e-6)
+    assert read_json(tmp_path / "head.json")["notes"]["discount"] == 0.9
+    assert read_json(tmp_path / "manifest.json")["config"]["discount"] == 0.9
 
 
 def test_what_cannot_be_measured_is_named(store, tmp_path):
