@@ -75,7 +75,8 @@ def read_run(
     """Build world, encoder and pooling of the run in `folder`.
 
     trust: accept classes outside `ocl.instantiate.ALLOWED`; importing them runs their code.
-    world_arguments: constructor arguments of the world to replace; they are the caller's own, hence trusted.
+    world_arguments: constructor arguments of the world to replace, of a `SlotMemory` or else of the world in it; they
+        are the caller's own, hence trusted.
     encoder_arguments: likewise of the encoder; those that it does not take are left out.
 
     Raises:
@@ -93,11 +94,20 @@ def read_run(
             _check_encoder(Path(folder), described["encoder"])
     for part, changes in (("world", world), ("encoder", encoder)):
         if changes:
-            described[part] = described[part] | {"init_args": (described[part].get("init_args") or {}) | changes}
+            described[part] = _with_arguments(described[part], changes)
     built = build(described)
     if "encoder" not in world:
         _check_remembered(Path(folder), built.world)
     return Run(described, built, seed, reward, settings)
+
+
+def _with_arguments(node: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The node with arguments replaced; those that it does not take are of the world that it holds, if it holds one."""
+    own, changes = dict(node.get("init_args") or {}), dict(changes)
+    if isinstance(inner := own.get("world"), Mapping):
+        further = {name: changes.pop(name) for name in set(changes) - arguments_of(node)}
+        own["world"] = _with_arguments(inner, further)
+    return {**node, "init_args": own | changes}
 
 
 def _check_encoder(folder: Path, node: dict[str, Any]) -> None:
@@ -116,10 +126,10 @@ def _check_encoder(folder: Path, node: dict[str, Any]) -> None:
 def _check_remembered(folder: Path, world: World) -> None:
     """Raises ValueError where the world shows slots of another encoder than in training: one whose checkpoint was
     written anew, which nothing else tells, since such slots are the world's and not the run's encoder's."""
-    path, now = folder / "manifest.json", world.provenance().get("slots")
+    path, now = folder / "manifest.json", world.provenance().get("memory", {}).get("slots")
     if now is None or not path.is_file():
         return
-    then = read_json(path)["config"]["world"].get("slots")
+    then = read_json(path)["config"]["world"].get("memory", {}).get("slots")
     if then != now:
         raise ValueError(
             f"{folder} was trained on slots of the encoder {str(then)[:12]}, its world now gives those of {now[:12]}; "
@@ -160,7 +170,11 @@ def _read(folder: str | Path, trust: bool) -> tuple[dict[str, Any], int, str, st
     reward = content.get("reward") or {}
     name = _named(reward) if isinstance(reward, dict) and reward else ""
     settings = {key: content.get(key) for key in SETTINGS} | {"pooling": described["pooling"]}
-    settings["num_envs"] = (described["world"].get("init_args") or {}).get("num_envs")
+    world = described["world"].get("init_args") or {}
+    if isinstance(inner := world.get("world"), Mapping):
+        settings["memory"] = {name: value for name, value in world.items() if name != "world"}
+        world = inner.get("init_args") or {}
+    settings["num_envs"] = world.get("num_envs")
     return described, int(content.get("seed", 0)), name, _digits(settings)
 
 

@@ -114,7 +114,8 @@ def evaluate_agents(
         reference: Those of the runs whose mean score counts as 1 in the column "normalised", a random agent's as 0:
             agents paid by the world itself, beside others paid by predicted rewards.
         split: What to call these episodes in the table; results of others than held-out seeds get a file of their own.
-        world_arguments: Arguments of the runs' world to replace: another task, appearances, levels, a game's looks.
+        world_arguments: Arguments of the runs' world to replace: another task, appearances, levels, a game's looks. Of
+            a world within another one, too.
         encoder_arguments: Arguments of the runs' encoders to replace, in those that take them: num_slots.
         trust: Also build classes outside the allowed packages that a run's config names.
         threads: Of torch.
@@ -170,6 +171,7 @@ def evaluate_agents(
     elif score_range is None:
         score_range = (published if by_return else None) or (0.0, 1.0)
     task = provenance.pop("environment")
+    provenance.pop("memory", None)  # of the last run alone
     build = ", ".join(f"{name} {value}" for name, value in provenance.items())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the caption says it
@@ -179,11 +181,12 @@ def evaluate_agents(
 
 
 def _check_one_world(runs: Sequence[Path], read: Callable[[Path], Run]) -> None:
-    """Raises ValueError for runs in different worlds, before anything is played."""
+    """Raises ValueError for runs in different worlds, before anything is played. What a memory shows of one makes no
+    difference: the episodes are the same."""
     first: dict[str, Any] | None = None
     for folder in runs:
         world = read(folder).world
-        played_in = {name: value for name, value in world.provenance().items() if name != "seed"}
+        played_in = {name: value for name, value in world.provenance().items() if name not in ("seed", "memory")}
         world.close()
         first = first or played_in
         if played_in != first:

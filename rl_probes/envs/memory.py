@@ -36,21 +36,18 @@ class SlotMemory(World):
     episode's first frame, all frames of the stack are that one.
 
     Args:
-        world: is driven by this one from now on; episodes take their seeds from `seed`.
+        world: is driven by this one from now on, and draws its own episodes: the same as without a memory.
         encoder: what turns frames into slots; a text is the checkpoint of one, see `ocl.load`.
         frames: how many are stacked, slot by slot. Makes sense where slots keep their order from frame to frame: with
             `carry`, patches, lists of objects.
         carry: start the slots of a frame from those of the frame before.
-        seed: of the generator that new episodes take their seeds from.
 
     Raises:
         ValueError: no frames, or an encoder that requires what the world cannot give.
         TypeError: `carry` with an encoder that cannot start from slots.
     """
 
-    def __init__(
-        self, world: World, encoder: ObjectEncoder | str, frames: int = 1, carry: bool = False, seed: int = 0
-    ) -> None:
+    def __init__(self, world: World, encoder: ObjectEncoder | str, frames: int = 1, carry: bool = False) -> None:
         encoder = ocl.load(encoder) if isinstance(encoder, str) else encoder
         if frames < 1:
             raise ValueError(f"SlotMemory: frames must be at least 1, got {frames}.")
@@ -61,18 +58,21 @@ class SlotMemory(World):
         self.world, self.encoder, self.frames, self.carry = world, encoder.eval(), frames, carry
         self.num_envs, self.num_actions, self.image_size = world.num_envs, world.num_actions, world.image_size
         self.fields, self.score_range = world.fields | {"objects"}, world.score_range
-        self._generator = np.random.default_rng(seed)
         self._device = next((t.device for t in encoder.state_dict().values()), torch.device("cpu"))
         self._slots = torch.zeros(world.num_envs, frames, encoder.num_slots, encoder.dim)
         self._valid = torch.zeros(world.num_envs, encoder.num_slots, dtype=torch.bool)
-        self.reset()
+        self._begin(np.arange(world.num_envs))
 
     def reset(self, indices: Integers | None = None, seeds: Integers | None = None) -> None:
         """Raises ValueError where there is not one seed per index."""
         chosen = np.arange(self.num_envs) if indices is None else np.asarray(indices)
         if not len(chosen):
             return
-        self.world.reset(chosen, self._generator.integers(2**63, size=len(chosen)) if seeds is None else seeds)
+        self.world.reset(chosen, seeds)
+        self._begin(chosen)
+
+    def _begin(self, chosen: Integers) -> None:
+        """Nothing is remembered but the present frame."""
         slots = self.encoder(self._frames(chosen))
         self._slots[chosen] = slots.vectors.float().cpu().unsqueeze(1).expand(-1, self.frames, -1, -1)
         self._valid[chosen] = slots.valid.cpu()
@@ -99,13 +99,13 @@ class SlotMemory(World):
         return batch
 
     def provenance(self) -> dict[str, Any]:
+        """That of the world; "memory" is what the agent sees of it."""
         memory = {"slots": self.encoder.fingerprint, "frames": self.frames, "carry": self.carry}
-        return self.world.provenance() | memory
+        return self.world.provenance() | {"memory": memory}
 
     def state(self) -> dict[str, Any]:
         return {
             "world": self.world.state(),
-            "generator": self._generator.bit_generator.state,
             "slots": self._slots.numpy().copy(),
             "valid": self._valid.numpy().copy(),
         }
@@ -116,7 +116,6 @@ class SlotMemory(World):
         if slots.shape != self._slots.shape:
             raise ValueError(f"SlotMemory.set_state: slots {tuple(slots.shape)}, expected {tuple(self._slots.shape)}.")
         self.world.set_state(state["world"])
-        self._generator.bit_generator.state = state["generator"]
         self._slots, self._valid = slots.clone(), torch.as_tensor(np.asarray(state["valid"], dtype=bool)).clone()
 
     def close(self) -> None:

@@ -58,8 +58,8 @@ def test_a_stack_holds_the_last_frames_newest_first_and_begins_anew_with_the_epi
 
 def test_carried_slots_start_from_the_frame_before():
     encoder = ocl.load("sprites")
-    world = SlotMemory(SpriteWorld("object goal", 4), encoder, carry=True, seed=3)
-    plain = SlotMemory(SpriteWorld("object goal", 4), encoder, seed=3)
+    world = SlotMemory(SpriteWorld("object goal", 4, seed=3), encoder, carry=True)
+    plain = SlotMemory(SpriteWorld("object goal", 4, seed=3), encoder)
     previous = slots_of(world)
     assert torch.equal(previous, slots_of(plain))
     expected = encoder(world.observe(IMAGES)).vectors
@@ -104,9 +104,19 @@ def test_objects_keep_their_slots_when_slots_are_carried():
     assert kept[False] < 0.8
 
 
+def test_new_episodes_are_those_that_the_world_draws():
+    """With seeds of its own, a memory would make EnvPool open a pool for every episode."""
+    plain, world = SpriteWorld("push", 3, seed=4), SlotMemory(SpriteWorld("push", 3, seed=4), oracle())
+    for index in (0, 2):
+        assert torch.equal(plain.observe(IMAGES).images, world.observe(IMAGES).images)
+        plain.reset(np.array([index]))
+        world.reset(np.array([index]))
+    assert torch.equal(plain.observe(IMAGES).images, world.observe(IMAGES).images)
+
+
 def test_a_memory_continues_exactly_from_its_state(tmp_path):
     def build(seed):
-        return SlotMemory(SpriteWorld("push", 3), ocl.load("sprites"), frames=2, carry=True, seed=seed)
+        return SlotMemory(SpriteWorld("push", 3, seed=seed), ocl.load("sprites"), frames=2, carry=True)
 
     world, other = build(0), build(1)
     world.step(np.array([0, 1, 2]))
@@ -133,7 +143,7 @@ def clip_checkpoint(tmp_path):
 
 
 def test_a_model_of_clips_follows_the_world_as_it_follows_a_clip(clip_checkpoint):
-    world = SlotMemory(SpriteWorld("push", 3), clip_checkpoint, carry=True, seed=2)
+    world = SlotMemory(SpriteWorld("push", 3, seed=2), clip_checkpoint, carry=True)
     frames, seen = [], []
     for action in range(4):
         frames.append(world.observe(IMAGES).images)
@@ -143,13 +153,13 @@ def test_a_model_of_clips_follows_the_world_as_it_follows_a_clip(clip_checkpoint
     with torch.no_grad():
         expected = world.encoder.model(clips, noise=world.encoder.noise).slots.vectors
     torch.testing.assert_close(torch.stack(seen, dim=1), expected, rtol=1e-3, atol=1e-3)
-    carried = SlotMemory(SpriteWorld("push", 3), "sprites", carry=True, seed=2)
-    assert carried.provenance()["slots"] != world.provenance()["slots"]
+    carried = SlotMemory(SpriteWorld("push", 3, seed=2), "sprites", carry=True)
+    assert carried.provenance()["memory"] != world.provenance()["memory"]
 
 
 def test_a_run_on_a_model_of_clips_continues_exactly(clip_checkpoint, tmp_path):
     def go(folder, steps):
-        world = SlotMemory(SpriteWorld("object goal", 4), clip_checkpoint, carry=True, seed=1)
+        world = SlotMemory(SpriteWorld("object goal", 4, seed=1), clip_checkpoint, carry=True)
         encoder, pooling = RememberedSlots(7, 64), partial(DeepSetPooling, width=16)
         config = PPOConfig(n_steps=8, batch_size=32, n_epochs=1)
         return train(
@@ -165,7 +175,7 @@ def test_a_run_on_a_model_of_clips_continues_exactly(clip_checkpoint, tmp_path):
 
 def test_agents_train_continue_and_are_evaluated_on_remembered_slots(tmp_path):
     def world(num_envs=4):
-        return SlotMemory(SpriteWorld("object goal", num_envs), oracle(), frames=2, seed=1)
+        return SlotMemory(SpriteWorld("object goal", num_envs, seed=1), oracle(), frames=2)
 
     encoder, pooling = RememberedSlots(5, 4), partial(DeepSetPooling, width=16)
     common = {"config": PPOConfig(n_steps=16, batch_size=32), "snapshot_every": 1}

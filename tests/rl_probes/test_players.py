@@ -210,7 +210,7 @@ def test_an_agent_that_reads_remembered_slots_plays_where_there_are_the_same(tmp
     run_command("rl-probes", None, {"ppo": COMMANDS["ppo"]}, ["ppo", "--config", str(tmp_path / "run.yaml")])
     reader, other = TrainedAgent(tmp_path / "run"), TrainedAgent(trained)
     encoder, sentence = other.agent.observer.encoder, "the agent was trained on .* and cannot read .*; let it play"
-    remembering = SlotMemory(world(), encoder, frames=2, seed=5)
+    remembering = SlotMemory(world(), encoder, frames=2)
     assert collect(remembering, tmp_path / "same", "goal", 40, players=[reader], length=10) is not None
     with pytest.raises(ValueError, match=sentence):
         collect(world(), tmp_path / "none", "goal", 40, players=[reader], length=10)

@@ -88,10 +88,39 @@ def test_remembered_slots_of_another_encoder_are_refused(tmp_path):
     trained = read_run(write(tmp_path, world=node)).world.provenance()
     write_json(tmp_path / "manifest.json", {"config": {"world": trained}})
     assert read_run(tmp_path).world.provenance() == trained
-    write_json(tmp_path / "manifest.json", {"config": {"world": trained | {"slots": "ab" * 32}}})
+    memory = trained["memory"] | {"slots": "ab" * 32}
+    write_json(tmp_path / "manifest.json", {"config": {"world": trained | {"memory": memory}}})
     with pytest.raises(ValueError, match=r"trained on slots of the encoder abababababab, its world now gives"):
         read_run(tmp_path)
     read_run(tmp_path, world_arguments=Arguments({"encoder": content["encoder"]}))  # on purpose
+
+
+def test_agents_with_and_without_memory_share_a_table(tmp_path):
+    """They play the same episodes; lines differ by what is remembered, and changes of the world reach the inner one."""
+    content = yaml.safe_load(ORACLE.read_text())
+    content["world"]["init_args"]["num_envs"] = 8
+    content |= {"total_steps": 128, "ppo": {"n_steps": 16, "batch_size": 64}}
+    folders = [tmp_path / "alone"]
+    (tmp_path / "alone.yaml").write_text(yaml.safe_dump(content))
+    for frames in (1, 2):
+        memory = {"world": content["world"], "encoder": content["encoder"], "frames": frames}
+        world = {"class_path": "rl_probes.envs.memory.SlotMemory", "init_args": memory}
+        reader = {"num_slots": 5, "dim": 13 * frames}
+        encoder = {"class_path": "rl_probes.envs.memory.RememberedSlots", "init_args": reader}
+        folders.append(tmp_path / f"frames_{frames}")
+        (tmp_path / f"frames_{frames}.yaml").write_text(yaml.safe_dump(content | {"world": world, "encoder": encoder}))
+    for folder in folders:
+        main(["ppo", "--config", str(folder.with_suffix(".yaml")), "--folder", str(folder)])
+    options = ["evaluate", "--runs", str(list(map(str, folders))), "--episodes", "6"]
+    alone, one, two = main(options)[1:]
+    np.testing.assert_array_equal(alone.episodes.seeds, one.episodes.seeds)
+    np.testing.assert_array_equal(alone.episodes.returns, one.episodes.returns)  # the same object list, the same agent
+    assert len({result.settings for result in (alone, one, two)}) == 3
+    shift = ["--split", "textured", "--world_arguments", "{image_size: 32}"]
+    assert [result.tokens for result in main([*options, *shift])[1:]] == [(5, 13), (5, 13), (5, 26)]
+    assert read_run(folders[1], world_arguments=Arguments({"image_size": 32})).world.image_size == (32, 32)
+    with pytest.raises(ValueError, match="wings"):
+        read_run(folders[1], world_arguments=Arguments({"wings": 2}))
 
 
 def test_a_run_is_built_from_its_config(tmp_path):
