@@ -518,6 +518,8 @@ def models_continued(content: Any) -> set[Path]:
 
 def images_read(content: Any) -> set[Path]:
     """The folders of stored images that a config reads."""
+    if isinstance(content, list):
+        return set().union(*map(images_read, content))
     if not isinstance(content, dict):
         return set()
     if content.get("class_path") == "ocl.data.stored.StoredScenes":
@@ -573,29 +575,35 @@ def stand_in_for(weights: Path) -> None:
 def hardly_trained(run: Path) -> None:
     """The run of the config that makes it, shortened."""
     (path,) = (path for path in CONFIGS if read(path).get("trainer", {}).get("default_root_dir") == run.as_posix())
-    PROGRAMS["ocl"](["fit", "--config", str(path), *shorten_fit(read(path)), "--pictures=0"])
+    content = read(path)
+    for folder in images_read(content):
+        if not folder.is_dir():
+            stand_in_for_images(folder)
+    PROGRAMS["ocl"](["fit", "--config", str(path), *shorten_fit(content), "--pictures=0"])
 
 
 def untrained_checkpoint(folder: Path) -> None:
-    """A small slot model in the place of one that takes hours to train, for images of the same size; of a pretraining,
-    its own run."""
+    """A small slot model in the place of one that takes hours to train, for images of the same size and with as many
+    slots as wide; of a pretraining, its own run."""
     made_by = [read(path) for path in CONFIGS]
     (config,) = (one for one in made_by if one.get("trainer", {}).get("default_root_dir") == folder.parent.as_posix())
     if "objective" in config["model"]:
         if not folder.is_dir():
             hardly_trained(folder.parent)
         return
-    image_size = config["model"]["model"]["init_args"]["encoder"]["init_args"]["image_size"]
+    parts = config["model"]["model"]["init_args"]
+    image_size, slots = parts["encoder"]["init_args"]["image_size"], parts["initial_slots"]["init_args"]
+    num_slots, dim = slots["num_slots"], slots["dim"]
 
     def node(path: str, **arguments: Any) -> dict[str, Any]:
         return {"class_path": path, "init_args": arguments}
 
     tree = node(
         "ocl.model.ObjectCentricModel",
-        encoder=node("ocl.encoders.cnn.CNNEncoder", image_size=image_size, dim=16, channels=8, strides=[2, 2]),
-        initial_slots=node("ocl.slots.initial.RandomSlots", num_slots=4, dim=16),
-        grouping=node("ocl.slots.attention.SlotAttention", dim=16, hidden_dim=16),
-        decoder=node("ocl.decoders.broadcast.BroadcastDecoder", dim=16, grid=[8, 8], channels=8, strides=[2, 2]),
+        encoder=node("ocl.encoders.cnn.CNNEncoder", image_size=image_size, dim=dim, channels=8, strides=[2, 2]),
+        initial_slots=node("ocl.slots.initial.RandomSlots", num_slots=num_slots, dim=dim),
+        grouping=node("ocl.slots.attention.SlotAttention", dim=dim, hidden_dim=16),
+        decoder=node("ocl.decoders.broadcast.BroadcastDecoder", dim=dim, grid=[8, 8], channels=8, strides=[2, 2]),
     )
     checkpoints.save(tree, checkpoints.instantiate(tree), folder)
 
