@@ -102,11 +102,13 @@ def built(node: dict[str, Any]) -> Any:
 
 
 def untrained(content: Any, prefix: str = "--model.model") -> list[str]:
-    """`pretrained: false` wherever a config fetches weights, and few blocks where all of them would be trained."""
+    """`pretrained: false` wherever a config fetches weights, and few blocks for large images or where all of them
+    would be trained."""
     if not isinstance(content, dict):
         return []
     found = [f"{prefix}.pretrained=false"] if content.get("pretrained") else []
-    found += [f'{prefix}.arguments={{"depth": 2}}'] if content.get("first_block") == 0 else []
+    slow = content.get("first_block") == 0 or (found and max(content["image_size"]) > 224)
+    found += [f'{prefix}.arguments={{"depth": 2}}'] if slow else []
     return found + [flag for name, value in content.items() for flag in untrained(value, f"{prefix}.{name}")]
 
 
@@ -137,6 +139,8 @@ def shorten_fit(content: dict[str, Any]) -> list[str]:
     flags += ["--trainer.log_every_n_steps=1", "--trainer.enable_progress_bar=false", "--pictures=1"]
     unfetched = untrained(content["model"].get("model"))
     flags += ["--data.batch_size=2", "--data.num_workers=0", *unfetched]
+    if content["data"]["val"]["class_path"].endswith("MOVi"):
+        flags.append("--data.val.init_args.frames=4")  # those of small_sets are no longer
     if folders := tokens_read(content["data"]):  # of the very ViT that is trained on
         flags += of_one_vit(unfetched)
         for folder in folders:
